@@ -1,0 +1,195 @@
+"""The checkpoint file: one ``.safetensors`` with a JSON header; never a pickle, so opening one runs no code.
+
+The header lies in the metadata of the safetensors file as JSON text under :data:`METADATA_KEY`. This module knows
+the container only: which keys of the header matter to whom is the business of the room that is named in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..datasets.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Header = dict[str, Any]
+Tensors = dict[str, "Tensor"]
+Upgrade = Callable[[Header, Tensors], tuple[Header, Tensors]]
+
+MODEL_FORMAT = "tesseral"
+STATE_FORMAT = "tesseral-state"
+METADATA_KEY = "tesseral"
+
+UPGRADES: list[Upgrade] = []
+"""``UPGRADES[k]`` turns version ``k + 1`` into ``k + 2``: ``(header, tensors) -> (header, tensors)``.
+
+The new header must not depend on the tensors: :func:`read_header` passes an empty mapping. Every function
+added here comes with a stored old file in the tests that it opens.
+"""
+
+FORMAT_VERSION = 1 + len(UPGRADES)
+
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read or written, with the path, the reason and the mend in its text."""
+
+
+def write_checkpoint(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    *,
+    force: bool = False,
+) -> Path:
+    """Write tensors and header to one file, atomically: a reader sees the old file or the whole new one.
+
+    Args:
+        path: the file to write; its folder is made when absent.
+        tensors: any shapes and dtypes; copied to the CPU.
+        header: what JSON can hold (NumPy scalars and paths are converted). ``format`` and
+            ``format_version`` are filled in when absent.
+        force: replace an existing file.
+
+    Returns:
+        The path written.
+
+    Raises:
+        CheckpointError: the file exists and ``force`` is False, or the folder cannot be written.
+        ValueError: the header holds something that JSON cannot (NaN and infinities included).
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.exists() and not force:
+        raise CheckpointError(f"{path} exists already; choose another name or allow overwriting with --force")
+    full_header = {"format": MODEL_FORMAT, "format_version": FORMAT_VERSION, **header}
+    try:
+        text = json.dumps(full_header, allow_nan=False, default=_to_json)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the header of {path} cannot be written as JSON: {error}") from error
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(_independent(tensors), temporary, metadata={METADATA_KEY: text})
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_header(path: str | os.PathLike[str], *, expect: str = MODEL_FORMAT) -> Header:
+    """Return the header alone, upgraded to the present format; loads no tensor and not even torch.
+
+    Raises:
+        CheckpointError: absent, truncated, pickled, foreign, or written by a newer version.
+    """
+    return _read(path, expect, "numpy")[0]
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, expect: str = MODEL_FORMAT) -> tuple[Header, Tensors]:
+    """Return ``(header, tensors)``, upgraded to the present format; tensors on the CPU, dtypes as stored.
+
+    Raises:
+        CheckpointError: absent, truncated, pickled, foreign, or written by a newer version.
+    """
+    return _read(path, expect, "pt")
+
+
+def _read(path: str | os.PathLike[str], expect: str, framework: str) -> tuple[Header, Tensors]:
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    _refuse_what_is_no_safetensors(path)
+    try:
+        with safe_open(path, framework=framework) as file:
+            header = _parse_header(path, file.metadata() or {}, expect)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if framework == "pt" else {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint ({error}); take a whole copy of the file, or train again"
+        ) from error
+    for upgrade in UPGRADES[header["format_version"] - 1 :]:
+        header, tensors = upgrade(header, tensors)
+    return {**header, "format_version": FORMAT_VERSION}, tensors
+
+
+def _refuse_what_is_no_safetensors(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the .safetensors file in it")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint file") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    if start.startswith(_PICKLE_STARTS):
+        raise CheckpointError(
+            f"{path} is a pickled PyTorch file; reading it could run foreign code, so it is never opened: "
+            "give a .safetensors checkpoint"
+        )
+
+
+def _parse_header(path: Path, metadata: Mapping[str, str], expect: str) -> Header:
+    try:
+        header = json.loads(metadata[METADATA_KEY])
+        kind, version = header["format"], int(header["format_version"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not one of ours (no header under {METADATA_KEY!r}); "
+            "give a file that `tesseral train` wrote"
+        ) from None
+    if kind != expect:
+        raise CheckpointError(f"{path} holds {_name(kind)}, but {_name(expect)} is needed here")
+    if not 1 <= version <= FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}; this installation reads 1 to {FORMAT_VERSION}: "
+            "upgrade tesseral"
+        )
+    return header
+
+
+def _name(kind: object) -> str:
+    names = {MODEL_FORMAT: "a model", STATE_FORMAT: "the state of a training run (for --resume)"}
+    return names.get(str(kind), f"data of the unknown format {kind!r}")
+
+
+def _independent(tensors: Mapping[str, Tensor]) -> Tensors:
+    """CPU copies where needed: safetensors refuses tensors that share memory or are not contiguous."""
+    seen: set[int] = set()
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        address = plain.untyped_storage().data_ptr()
+        if address in seen or plain.untyped_storage().nbytes() != plain.nbytes:
+            plain = plain.clone()
+        seen.add(plain.untyped_storage().data_ptr())
+        result[name] = plain
+    return result
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not data that JSON knows: {value!r}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
