@@ -1,0 +1,1 @@
+"""The molecular data layer: structures, readers, the HDF5 store, graphs and batches."""

@@ -1,0 +1,1 @@
+"""Generators of molecules and trajectories: noise processes, networks, samplers."""

@@ -1,0 +1,1 @@
+"""Equivariant models beyond potentials and generators, one folder per family."""

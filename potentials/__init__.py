@@ -1,0 +1,1 @@
+"""Energy models, their losses and task, and the weights that ship with the package."""

@@ -1,0 +1,63 @@
+"""`tesseral info`: versions, devices, kernel backends and shipped models."""
+
+import argparse
+from typing import Any
+
+from ._cli import add_common, versions, write_json
+
+EXAMPLE = "tesseral info --json info.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `tesseral info`."""
+    add_common(parser, "json")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what is installed, what it can compute on, and the models that come with the package."""
+    facts: dict[str, Any] = {"devices": devices(), "kernel_backends": backends(), "models": models()}
+    for name, number in versions().items():
+        print(f"{name:12} {number}")
+    print("\ndevices")
+    for name, text in facts["devices"].items():
+        print(f"  {name:10} {text}")
+    print(f"\nkernel backends  {', '.join(facts['kernel_backends'])}")
+    print("\nshipped models")
+    for name, card in facts["models"].items():
+        print(f"  {name:20} {one_line(card)}")
+    if not facts["models"]:
+        print("  none")
+    if args.json:
+        write_json(args.json, facts)
+
+
+def devices() -> dict[str, str]:
+    """Torch devices of this machine, each with a few words."""
+    import torch
+
+    found = {"cpu": f"{torch.get_num_threads()} threads"}
+    for i in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(i)
+        found[f"cuda:{i}"] = f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+    return found
+
+
+def backends() -> list[str]:
+    """Names of the kernel backends that run here."""
+    from .. import kernels
+
+    listed = getattr(kernels, "backends", None)
+    return list(listed()) if callable(listed) else ["reference"]
+
+
+def models() -> dict[str, dict[str, Any]]:
+    """Shipped models: name to card."""
+    from .. import potentials
+
+    return dict(potentials.shipped())
+
+
+def one_line(card: dict[str, Any]) -> str:
+    """Elements and summary of a model card in one line."""
+    elements = " ".join(str(e) for e in card.get("elements", []))
+    return "  ".join(x for x in (elements, str(card.get("summary", ""))) if x)
