@@ -42,7 +42,9 @@ def load(name_or_path: Any, *, device: str = "cpu", dtype: Any = None) -> Any:
         room = checkpoint.read_header(name_or_path).get("room", room)
         if room not in _MODEL_ROOMS:
             errors = import_module(".datasets.errors", __name__)
-            raise errors.UserError(f"{name_or_path}: room {room!r} in the header, expected one of {_MODEL_ROOMS}")
+            raise errors.UserError(
+                f"{name_or_path}: room {room!r} in the header, expected one of {_MODEL_ROOMS}"
+            )
     return import_module(f".{room}", __name__).load(name_or_path, device=device, dtype=dtype)
 
 
