@@ -48,6 +48,7 @@ EXTRAS = {
         "mypy>=1.15,<3",
         "import-linter>=2.1,<3",
         "build>=1.2,<2",
+        "setuptools>=77",
         "pre-commit>=4.0,<5",
         "types-PyYAML",
         # independent implementations that tests compare with

@@ -34,12 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [w for w in words if w != "--debug"]
     _cli.COMMAND_LINE.set(("tesseral", *words))
     try:
-        args = _parse(words)
-        code = args.run(args) or 0
+        code = _run(words)
         sys.stdout.flush()  # a closed pipe shows here, not at interpreter exit
         return code
-    except SystemExit as stop:  # argparse: 0 after --help, 2 after a bad option
-        return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         print("tesseral: interrupted; finished work is on disk, --resume continues it", file=sys.stderr)
         return 130
@@ -50,6 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _explain(error)
+
+
+def _run(words: list[str]) -> int:
+    """Parse and run; argparse's own exit (0 after --help, 2 after a bad option) becomes the code."""
+    try:
+        args = _parse(words)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    return args.run(args) or 0
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
