@@ -88,6 +88,7 @@ setup(
     packages=["tesseral", *(f"tesseral.{p}" for p in rooms)],
     package_data={
         "tesseral": ["py.typed"],
+        "tesseral.scripts": ["assets/*"],
         "tesseral.potentials": ["weights/*.safetensors", "weights/*.json", "weights/*.md"],
     },
     install_requires=CORE,
