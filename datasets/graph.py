@@ -1,39 +1,33 @@
 """Graph: one batch of structures as tensors, the only thing a potential sees.
 
-Conventions (binding for the whole package): `edge_index[0]` = source j (neighbour), `edge_index[1]` = target i (centre),
-edges sorted by target with row pointers; edge vector = r_j + shift·cell − r_i.
+Conventions (binding for the whole package): `edge_index[0]` = source j (neighbour), `edge_index[1]` = target
+i (centre), edges sorted by target with row pointers; edge vector = r_j + shift·cell − r_i.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .errors import DataError, UserError
 from .neighbors import Neighbors, neighbor_list
-
-if TYPE_CHECKING:
-    from .structure import Structure
-
-# Shape of each label after the leading axis, and whether that axis counts atoms or graphs.
-GRAPH_LABELS: dict[str, tuple[int, ...]] = {"energy": (), "stress": (6,), "dipole": (3,)}
-ATOM_LABELS: dict[str, tuple[int, ...]] = {"forces": (3,), "charges": (), "magmoms": ()}
+from .structure import LABELS, Structure
 
 
 @dataclass
 class Graph:
     """A batch of G structures with N atoms and E directed edges.
 
-    numbers (N,) int64 atomic numbers; positions (N, 3) Å; cell (G, 3, 3) Å; pbc (G, 3) bool; batch (N,) int64 structure of
-    each atom; n_atoms (G,) int64; edge_index (2, E) int64; shifts (E, 3) integer image offsets in the dtype of the
-    positions; row_ptr (N + 1,) int64: the edges of target i are row_ptr[i]:row_ptr[i + 1]; charge (G,) e and
-    spin (G,) multiplicity, each None unless every structure states it; labels: energy (G,) float64 eV, forces (N, 3)
-    eV/Å, stress (G, 6) eV/Å³ … only those asked for; masks: per label (G,) bool, False where the structure lacks
-    it (the label then holds 0); groups: the config_type of every structure, or None.
+    numbers (N,) int64 atomic numbers; positions (N, 3) Å; cell (G, 3, 3) Å; pbc (G, 3) bool; batch (N,) int64
+    structure of each atom; n_atoms (G,) int64; edge_index (2, E) int64; shifts (E, 3) integer image offsets
+    in the dtype of the positions; row_ptr (N + 1,) int64: the edges of target i are row_ptr[i]:row_ptr[i +
+    1]; charge (G,) e and spin (G,) multiplicity, each None unless every structure states it; labels: energy
+    (G,) float64 eV, forces (N, 3) eV/Å, stress (G, 6) eV/Å³ … only those asked for; masks: per label (G,)
+    bool, False where the structure lacks it (the label then holds 0); groups: the config_type of every
+    structure, or None.
     """
 
     numbers: torch.Tensor
@@ -78,7 +72,7 @@ class Graph:
         value: torch.Tensor | None = getattr(self, name)
         if value is None:
             raise UserError(
-                f"the model takes the {name} of every structure as input, and at least one structure states none; "
+                f"the model takes the {name} of each structure as input, and at least one states none: "
                 f"set structure.{name} (ASE: atoms.info['{name}']), there is no default"
             )
         return value
@@ -100,7 +94,11 @@ class Graph:
         """The graph in page-locked memory (the hook that torch's DataLoader calls)."""
         return self._map(lambda _, tensor: tensor.pin_memory())
 
-    def _map(self, function) -> Graph:  # type: ignore[no-untyped-def]
+    def detach(self) -> Graph:
+        """Aliases of all tensors: what autograd learns about them stays unknown to this graph."""
+        return self._map(lambda _, tensor: tensor.detach())
+
+    def _map(self, function: Callable[[str, torch.Tensor], torch.Tensor]) -> Graph:
         changed: dict = {}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -131,8 +129,9 @@ def graph_from_structure(
 ) -> Graph:
     """The graph of one structure.
 
-    Arguments: cutoff Å; dtype of positions, cell and labels (energies are float64); labels: which labels to carry, masked
-    where the structure lacks them; neighbors: (source, target, shifts) from a SkinList instead of a new list.
+    Arguments: cutoff Å; dtype of positions, cell and labels (energies are float64); labels: which labels to
+    carry, masked where the structure lacks them; neighbors: (source, target, shifts) from a SkinList instead
+    of a new list.
     Raises UserError for bad geometry, unknown label names and labels of a wrong shape.
     """
     n = structure.n_atoms
@@ -165,12 +164,10 @@ def graph_from_structure(
 
 def _label(structure: Structure, key: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """One label as a tensor and its mask (1,); zeros and False where the structure lacks it."""
-    if key in GRAPH_LABELS:
-        shape = GRAPH_LABELS[key]
-    elif key in ATOM_LABELS:
-        shape = (structure.n_atoms, *ATOM_LABELS[key])
-    else:
-        raise UserError(f"unknown label {key!r}; known labels: {', '.join([*GRAPH_LABELS, *ATOM_LABELS])}")
+    if key not in LABELS:
+        raise UserError(f"unknown label {key!r}; known labels: {', '.join(LABELS)}")
+    per_atom, tail, _ = LABELS[key]
+    shape = (structure.n_atoms, *tail) if per_atom else tail
     value = structure.labels.get(key)
     if key == "stress" and not structure.pbc.all():
         value = None  # a structure without three periodic axes has no stress, whatever the file says
@@ -178,7 +175,7 @@ def _label(structure: Structure, key: str, dtype: torch.dtype) -> tuple[torch.Te
     array = np.zeros(shape) if value is None else np.asarray(value, dtype=np.float64)
     if array.shape != shape and not (shape == () and array.size == 1):
         raise DataError(f"label {key!r} of {structure.formula} has shape {array.shape}, expected {shape}")
-    tensor = torch.from_numpy(array.reshape(shape if key in ATOM_LABELS else (1, *shape))).to(kind)
+    tensor = torch.from_numpy(array.reshape(shape if per_atom else (1, *shape))).to(kind)
     return tensor, torch.tensor([value is not None])
 
 
@@ -190,11 +187,12 @@ def collate(graphs: Sequence[Graph]) -> Graph:
     if len(graphs) == 0:
         raise UserError("cannot batch an empty list of graphs")
     if len(graphs) == 1:
-        return graphs[0]
+        return graphs[0].detach()
     first = graphs[0]
     for graph in graphs[1:]:
         if graph.labels.keys() != first.labels.keys():
-            raise UserError(f"graphs with different labels in one batch: {sorted(first.labels)} and {sorted(graph.labels)}")
+            both = f"{sorted(first.labels)} and {sorted(graph.labels)}"
+            raise UserError(f"graphs with different labels in one batch: {both}")
         if graph.positions.dtype != first.positions.dtype:
             raise UserError(
                 f"graphs of different dtype in one batch: {first.positions.dtype} and {graph.positions.dtype}"

@@ -4,9 +4,9 @@ The convention of the package: an edge goes from a source j (the neighbour) to a
 
     r_ij = positions[source] + shift @ cell - positions[target],    |r_ij| < cutoff,
 
-with integer `shift`. Every pair appears in both directions, also when the cutoff exceeds half the cell or the whole
-cell; an atom is a neighbour of its own images but never of itself. Shifts vanish along non-periodic axes.
-Edges are sorted by target, then source, then shift.
+with integer `shift`. Every pair appears in both directions, also when the cutoff exceeds half the cell or the
+whole cell; an atom is a neighbour of its own images but never of itself. Shifts vanish along non-periodic
+axes. Edges are sorted by target, then source, then shift.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .errors import DataError, UserError
 Neighbors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 MIN_HEIGHT = 0.1  # Å; a periodic cell thinner than this is an input error, not a crystal
-MAX_BINS = 1e6  # vesin allocates every bin of the bounding box along free axes and crashes when atoms fly apart
+MAX_BINS = 1e6  # vesin allocates the bins of the whole box along free axes and crashes when atoms fly apart
 
 
 def neighbor_list(
@@ -35,8 +35,9 @@ def neighbor_list(
     """All pairs closer than `cutoff`.
 
     Arguments: positions (n, 3) Å, atoms may lie outside the cell; cell (3, 3) Å with rows as vectors (rows of
-    non-periodic axes may be zero); pbc (3,) bool, each axis on its own; cutoff Å; backend "vesin", "torch" (the cell
-    list below) or "auto" (vesin where it is installed); atoms scattered over a huge free space always take the torch list.
+    non-periodic axes may be zero); pbc (3,) bool, each axis on its own; cutoff Å; backend "vesin", "torch"
+    (the cell list below) or "auto" (vesin where it is installed); atoms scattered over a huge free space
+    always take the torch list.
     Returns source (E,), target (E,) and shifts (E, 3), all int64, sorted by target, source, shift.
     Raises UserError for NaN positions, a non-positive cutoff, or periodic axes that span no volume.
     """
@@ -44,11 +45,13 @@ def neighbor_list(
     cell = np.ascontiguousarray(cell, dtype=np.float64)
     pbc = np.asarray(pbc, dtype=bool)
     check_geometry(positions, cell, pbc, cutoff)
-    scattered = not pbc.all() and len(positions) > 0 and np.prod(np.ptp(positions, axis=0) / cutoff + 1) > MAX_BINS
+    extent = np.ptp(positions, axis=0) if len(positions) else np.zeros(3)
+    scattered = not pbc.all() and np.prod(extent / cutoff + 1) > MAX_BINS
     if backend == "torch" or scattered or (backend == "auto" and not _has_vesin()):
-        edges = torch_neighbor_list(torch.from_numpy(positions), torch.from_numpy(cell), torch.from_numpy(pbc), cutoff)
-        return edges[0].numpy(), edges[1].numpy(), edges[2].numpy()
-    return _vesin_neighbor_list(positions, completed_cell(cell, pbc) if pbc.any() else cell, pbc, cutoff)
+        tensors = (torch.from_numpy(positions), torch.from_numpy(cell), torch.from_numpy(pbc))
+        source, target, shifts = torch_neighbor_list(*tensors, cutoff)
+        return source.numpy(), target.numpy(), shifts.numpy()
+    return _vesin_list(positions, completed_cell(cell, pbc) if pbc.any() else cell, pbc, cutoff)
 
 
 def check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
@@ -57,18 +60,18 @@ def check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cut
         raise UserError(f"the neighbour cutoff must be positive, got {cutoff} Å")
     if not np.isfinite(positions).all():
         atom = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
-        raise DataError(f"position of atom {atom} is not finite: {positions[atom]}; remove or repair the structure")
+        raise DataError(f"position of atom {atom} is not finite: {positions[atom]}; repair or drop the frame")
     if pbc.any():
         height = cell_heights(completed_cell(cell, pbc))[pbc].min()
         if not height > MIN_HEIGHT:
             raise DataError(
-                f"the cell is flat or zero along a periodic axis (smallest height {height:.3g} Å, pbc {pbc.tolist()}, "
-                f"cell {cell.tolist()}); give a proper cell or set pbc to False along that axis"
+                f"the cell is flat or zero along a periodic axis (smallest height {height:.3g} Å, pbc "
+                f"{pbc.tolist()}, cell {cell.tolist()}); give a proper cell or set pbc to False on that axis"
             )
 
 
 def completed_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """The cell (3, 3) with the rows of non-periodic axes replaced by unit vectors normal to the periodic ones.
+    """The cell (3, 3) with rows of non-periodic axes replaced by unit vectors normal to the periodic ones.
 
     What stands in such a row (zeros, a formal box) is no lattice vector, and the periodic rows alone decide.
     Periodic rows that are zero or dependent leave a singular matrix.
@@ -77,7 +80,7 @@ def completed_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     free = np.flatnonzero(~pbc)
     if len(free):
         # The right singular vectors beyond the periodic rows span their orthogonal complement.
-        cell[free] = np.linalg.svd(cell[pbc], full_matrices=True)[2][3 - len(free) :] if pbc.any() else np.eye(3)
+        cell[free] = np.linalg.svd(cell[pbc])[2][3 - len(free) :] if pbc.any() else np.eye(3)
     return cell
 
 
@@ -96,7 +99,7 @@ def _has_vesin() -> bool:
     return True
 
 
-def _vesin_neighbor_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Neighbors:
+def _vesin_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Neighbors:
     import vesin
 
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=False, n_threads=1)
@@ -107,7 +110,7 @@ def _vesin_neighbor_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarra
 
 
 def _edge_order(source: np.ndarray, target: np.ndarray, shifts: np.ndarray, n_atoms: int) -> np.ndarray:
-    """Permutation that sorts edges by target, source, shift; one integer key because lexsort is five times slower."""
+    """Permutation that sorts edges by target, source, shift; one integer key, as lexsort is far slower."""
     if len(source) == 0:
         return np.zeros(0, dtype=np.int64)
     low = shifts.min(axis=0).astype(np.int64)
@@ -124,10 +127,10 @@ def _edge_order(source: np.ndarray, target: np.ndarray, shifts: np.ndarray, n_at
 def torch_neighbor_list(
     positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, cutoff: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same list in plain torch, on the device of `positions`: ghosts of all images, then bins of one cutoff.
+    """The same list in plain torch, on the device of `positions`: ghosts of all images, bins of one cutoff.
 
-    Fallback where vesin is absent, and the oracle of its tests. Arguments and order as in `neighbor_list`, as tensors;
-    the geometry is not checked here.
+    Fallback where vesin is absent, and the oracle of its tests. Arguments and order as in `neighbor_list`, as
+    tensors; the geometry is not checked here.
     """
     device, n = positions.device, len(positions)
     if n == 0:
@@ -163,13 +166,16 @@ def _ghost_images(
         n_images = int(np.ceil(float(reach[axis])))
         steps = torch.arange(-n_images, n_images + 1, device=index.device).to(fractional)
         coordinate = fractional[index, axis][:, None] + steps
-        atom, step = torch.nonzero((coordinate > -reach[axis] - 1e-6) & (coordinate < 1 + reach[axis] + 1e-6)).T
+        margin = reach[axis] + 1e-6
+        atom, step = torch.nonzero((coordinate > -margin) & (coordinate < 1 + margin)).T
         index, shifts = index[atom], shifts[atom]
         shifts[:, axis] = steps[step]
     return index, shifts
 
 
-def _binned_pairs(centres: torch.Tensor, images: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _binned_pairs(
+    centres: torch.Tensor, images: torch.Tensor, cutoff: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Candidate pairs (centre, image) from the 27 bins of edge `cutoff` around every centre."""
     origin = images.amin(dim=0)
     image_bins = torch.floor((images - origin) / cutoff).long() + 1
@@ -189,9 +195,9 @@ def _binned_pairs(centres: torch.Tensor, images: torch.Tensor, cutoff: float) ->
 class SkinList:
     """A neighbour list that is rebuilt only when atoms have moved (Verlet skin).
 
-    The list is built for `cutoff + skin` and kept while no atom has moved by more than skin / 2 and cell, pbc and the
-    number of atoms are unchanged; what `update` returns is always filtered to `cutoff`, so that results never
-    depend on the skin. Arguments: cutoff and skin in Å (skin 0: rebuilt at every call).
+    The list is built for `cutoff + skin` and kept while no atom has moved by more than skin / 2 and cell, pbc
+    and the number of atoms are unchanged; what `update` returns is always filtered to `cutoff`, so that
+    results never depend on the skin. Arguments: cutoff and skin in Å (skin 0: rebuilt at every call).
     """
 
     def __init__(self, cutoff: float, skin: float = 0.5) -> None:
@@ -229,4 +235,5 @@ class SkinList:
         if pbc.any() and not np.array_equal(cell[pbc], old_cell[pbc]):
             return True
         moved = np.square(positions - old_positions).sum(axis=1)
-        return len(moved) > 0 and not moved.max() <= (self.skin / 2) ** 2  # written so that NaN means "outdated"
+        # Written so that a NaN position means "outdated" and reaches the check of the list.
+        return len(moved) > 0 and not moved.max() <= (self.skin / 2) ** 2
