@@ -1,6 +1,7 @@
 """The molecular data layer: structures, readers of every format, the store, neighbours, batches.
 
-The names below are loaded on first use, so that `import tesseral.datasets` costs nothing.
+`read`, `split` and `write` share their names with their modules and are bound here at once; everything else is
+loaded on first use, so importing this room brings in numpy and no more.
 """
 
 from __future__ import annotations
@@ -8,21 +9,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_PUBLIC = {
+from .read import iread, open_source, read
+from .structure import Structure
+
+_LAZY = {
     "DataError": "errors",
     "UserError": "errors",
-    "Structure": "structure",
     "KeyMap": "keys",
     "Units": "units",
-    "read": "read",
-    "iread": "read",
-    "open_source": "read",
-    "write": "write",
     "Source": "source",
     "Store": "store",
     "StoreWriter": "store",
     "write_store": "store",
-    "split": "split",
     "Graph": "graph",
     "collate": "graph",
     "graph_from_structure": "graph",
@@ -32,13 +30,14 @@ _PUBLIC = {
     "compute_statistics": "statistics",
     "GraphLoader": "loader",
 }
-__all__ = list(_PUBLIC)
+__all__ = ["Structure", "iread", "open_source", "read"]
+__all__ += list(_LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
