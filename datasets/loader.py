@@ -261,8 +261,10 @@ class GraphLoader:
     def batches(self) -> list[np.ndarray]:
         """Frame indices of every global batch of the current epoch."""
         if self._plan is None or self._plan[0] != self._epoch:
-            order = {"shuffle": self.shuffle, "seed": self.seed, "epoch": self._epoch}
-            self._plan = (self._epoch, plan_batches(self.sizes, self.budget, **order))
+            plan = plan_batches(
+                self.sizes, self.budget, shuffle=self.shuffle, seed=self.seed, epoch=self._epoch
+            )
+            self._plan = (self._epoch, plan)
         return self._plan[1]
 
     def __len__(self) -> int:
