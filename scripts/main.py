@@ -55,7 +55,7 @@ def _run(words: list[str]) -> int:
         args = _parse(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    return args.run(args) or 0
+    return args._command(args) or 0
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -81,7 +81,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
             if example := getattr(module, "EXAMPLE", ""):
                 sub.epilog = f"example:\n  {example}"
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+            sub.set_defaults(_command=module.run)  # no option's name
     return parser.parse_args(words)
 
 
