@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
-from typing import Any
 
 from ._drawing import Scene, still
 
@@ -99,12 +98,12 @@ def viewer(scene: Scene, caption: str, *, name: str) -> str:
     return figure(f'<div class="viewer">{still(scene, name=name, cloud=24)}{live}</div>', caption)
 
 
-def number(value: Any, digits: int = 3) -> str:
+def number(value: float | str | None, digits: int = 3) -> str:
     """A number with that many significant digits, without exponent where it can be read."""
-    if value is None or math.isnan(value):
+    if value is None or math.isnan(float(value)):
         return "–"
     text = f"{float(value):.{digits}g}"
-    return f"{float(value):.0f}" if "e+" in text and abs(value) < 1e7 else text.replace("-", "−")
+    return f"{float(value):.0f}" if "e+" in text and abs(float(value)) < 1e7 else text.replace("-", "−")
 
 
 def _asset(name: str) -> str:
