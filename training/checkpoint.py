@@ -1,7 +1,7 @@
 """The checkpoint file: one ``.safetensors`` with a JSON header; never a pickle, so opening one runs no code.
 
-The header lies in the metadata of the safetensors file as JSON text under :data:`METADATA_KEY`. This module knows
-the container only: which keys of the header matter to whom is the business of the room that is named in it.
+The header lies in the metadata of the safetensors file as JSON text under :data:`METADATA_KEY`. This module
+knows the container only: which keys of the header matter to whom is the business of the room named in it.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def write_checkpoint(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(_independent(tensors), temporary, metadata={METADATA_KEY: text})
+        temporary.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
@@ -185,6 +186,12 @@ def _to_json(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not data that JSON knows: {value!r}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,263 @@
+"""From a configuration to a trained potential: data, statistics, model or start weights, training, test."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..datasets.elements import SYMBOLS
+from ..datasets.source import Source
+from ..datasets.statistics import Statistics, compute_statistics
+from ..training import data as training_data
+from ..training.config import ConfigError, option, read_yaml, to_dict, to_yaml
+from ..training.data import DataOptions, DataSets
+from ..training.fit import STATE_NAME, fit
+from ..training.optimizers import freeze
+from ..training.options import OptimizerOptions, ScheduleOptions, TrainingOptions
+from ..training.state import torch_settings
+from .base import Potential, predict
+from .loss import LossOptions
+from .task import PotentialTask
+
+DTYPES = {"float64": torch.float64}
+REFERENCE_FRAMES = 500  # frames from which reference energies are estimated anew in fine-tuning
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model."""
+
+    architecture: str = option("tesseral", "name of the architecture (ignored with init)")
+    config: dict[str, Any] = option({}, "hyper-parameters of the architecture: {cutoff: 5.0, channels: [64, 32]}")
+    init: str | None = option(None, "fine-tune from this checkpoint file or shipped model; null: fresh weights")
+    freeze: list[str] = option([], "patterns of parameter names that stay as they are: ['embedding*', 'layers.0.*']")
+
+
+@dataclass(frozen=True)
+class PotentialTraining:
+    """The whole configuration of `tesseral train` for a potential."""
+
+    run: str = option("runs/potential", "folder that the training writes")
+    model: ModelOptions = option(ModelOptions(), "the model")
+    data: DataOptions = option(DataOptions(), "the data")
+    loss: LossOptions = option(LossOptions(), "the loss: sum of weight x mean of function(error) over three terms")
+    optimizer: OptimizerOptions = option(OptimizerOptions(), "the optimiser")
+    schedule: ScheduleOptions = option(ScheduleOptions(), "the learning rate")
+    training: TrainingOptions = option(TrainingOptions(), "length, precision, hardware, saving")
+
+
+RUN_FILES = ("config.yaml", "metrics.csv", "statistics.json", STATE_NAME, "best.safetensors", "model.safetensors")
+
+
+def train(config: PotentialTraining, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
+    """Train a potential as the configuration says; returns the last numbers and, with test data, the test errors.
+
+    Raises:
+        UserError: whatever is wrong with configuration or data, before any training starts.
+        Interrupted: Ctrl-C or SIGTERM, with the state saved.
+    """
+    folder = Path(config.run)
+    main_process = training_data.distributed_rank() == 0
+    if resume:
+        _check_same(config, folder)
+    elif main_process:
+        _fresh_folder(folder, force)
+    with torch_settings(threads=config.training.threads, precision=config.training.precision):
+        torch.manual_seed(config.training.seed)
+        data = training_data.open_data(config.data, seed=config.training.seed)
+        model, statistics = _model(config, data.train, folder if resume else None)
+        if main_process and not resume:
+            (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+            (folder / "statistics.json").write_text(json.dumps(asdict(statistics), indent=1), encoding="utf-8")
+        freeze(model, config.model.freeze)
+        task = PotentialTask(
+            model,
+            config.loss,
+            weights=config.data.weights,
+            compile=_compile(config.training),
+            header=_header(config, data, statistics),
+        )
+        loaders = _loaders(config, data, model)
+        metrics = fit(
+            task,
+            *loaders,
+            folder,
+            training=config.training,
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            resume=resume,
+        )
+        return {"folder": str(folder), "metrics": metrics}
+
+
+def _model(config: PotentialTraining, train: Source, resumed: Path | None) -> tuple[Potential, Statistics]:
+    """The model in its dtype with its reference energies, and the statistics of the training data."""
+    from . import build, load
+
+    dtype = DTYPES.get(config.training.precision, torch.float32)
+    if config.model.init is not None:
+        model = load(config.model.init).to(dtype)
+        cutoff = model.cutoff
+    else:
+        probe = Statistics([1], {1: 0.0}, 1.0, 1.0, 20.0, 1, 1)
+        cutoff = build(config.model.architecture, config.model.config, probe).cutoff
+    if resumed is not None:
+        statistics = _read_statistics(resumed / "statistics.json")
+    else:
+        isolated = training_data.isolated_energies(config.data)
+        required = config.loss.labels
+        statistics = compute_statistics(train, cutoff, isolated=isolated, required=required)
+    torch.manual_seed(config.training.seed)
+    if config.model.init is None:
+        model = build(config.model.architecture, config.model.config, statistics).to(dtype)
+    else:
+        _check_elements(model, statistics)
+        if resumed is None:
+            statistics.reference_energies = estimate_references(model, train, isolated)
+        model.reference_energies.update(statistics.reference_energies)
+    return model, statistics
+
+
+def estimate_references(model: Potential, source: Source, isolated: dict[int, float]) -> dict[int, float]:
+    """Reference energies (eV) that fit the model's interaction energies to new data, e.g. another level of theory.
+
+    Least squares of (E − E_model) / n on the composition, smallest change from the model's own references;
+    elements in `isolated` are fixed. Elements that the data lack keep their value.
+    """
+    from ..datasets.graph import graph_from_structure
+
+    elements, rows, values = list(model.elements), [], []
+    known = {z: isolated[z] for z in elements if z in isolated}
+    for index in np.unique(np.linspace(0, len(source) - 1, min(len(source), REFERENCE_FRAMES)).astype(int)):
+        structure = source[int(index)]
+        if "energy" not in structure.labels or not structure.n_atoms:
+            continue
+        graph = graph_from_structure(structure, model.cutoff, dtype=model.dtype)
+        predicted = float(predict(model, graph, forces=False, stress=False).energy)
+        fractions = np.array([(structure.numbers == z).sum() for z in elements]) / structure.n_atoms
+        rows.append(fractions)
+        values.append((float(structure.labels["energy"]) - predicted) / structure.n_atoms)
+    fixed = np.array([known.get(z, np.nan) - model.reference_energies[z] for z in elements])
+    free = np.isnan(fixed)
+    shifts = np.where(free, 0.0, fixed)
+    if rows and free.any():
+        composition = np.array(rows)
+        target = np.array(values) - composition @ shifts
+        shifts[free] = np.linalg.lstsq(composition[:, free], target, rcond=1e-6)[0]
+    return {z: model.reference_energies[z] + float(s) for z, s in zip(elements, shifts, strict=True)}
+
+
+def _check_elements(model: Potential, statistics: Statistics) -> None:
+    new = [SYMBOLS[z] for z in statistics.elements if z not in model.elements]
+    if new:
+        known = " ".join(SYMBOLS[z] for z in model.elements)
+        raise ConfigError(
+            f"model.init knows {known}, the training data also have {' '.join(new)}: a model cannot learn new "
+            "elements in fine-tuning; leave those frames out or train afresh"
+        )
+
+
+def _read_statistics(path: Path) -> Statistics:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot resume: {path} is not readable ({error})") from error
+    record["reference_energies"] = {int(z): e for z, e in record["reference_energies"].items()}
+    return Statistics(**record)
+
+
+def _loaders(config: PotentialTraining, data: DataSets, model: Potential) -> tuple[Any, Any]:
+    seed, labels = config.training.seed, config.loss.labels
+    make = training_data.make_loader
+    loader = make(config.data, data.train, model.cutoff, labels=labels, dtype=model.dtype, seed=seed, train=True)
+    if data.validation is None:
+        return loader, None
+    validation = make(
+        config.data, data.validation, model.cutoff, labels=labels, dtype=model.dtype, seed=seed, train=False
+    )
+    return loader, validation
+
+
+def _header(config: PotentialTraining, data: DataSets, statistics: Statistics) -> dict[str, Any]:
+    """What a checkpoint keeps of its training; no folder names, so that files can be passed on."""
+    sections = {name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")}
+    return {
+        "provenance": {
+            "data": training_data.provenance(config.data, data),
+            "statistics": asdict(statistics),
+            "training": sections,
+            "init": Path(config.model.init).name if config.model.init else None,
+            "versions": _versions(),
+        }
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    found = {}
+    for name in ("tesseral", "torch", "numpy", "lightning"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _compile(training: TrainingOptions) -> bool:
+    if training.compile == "auto":
+        return torch.device(training.device).type == "cuda"
+    return training.compile
+
+
+def _fresh_folder(folder: Path, force: bool) -> None:
+    """Make the run folder; with `force` remove an earlier run's files from it."""
+    import shutil
+
+    present = [name for name in RUN_FILES if (folder / name).exists()]
+    if present and not force:
+        raise ConfigError(
+            f"{folder} holds a training already; continue it with --resume, choose another folder with "
+            "run=FOLDER, or replace it with --force"
+        )
+    for name in present:
+        os.remove(folder / name)
+    shutil.rmtree(folder / "tb", ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _check_same(config: PotentialTraining, folder: Path) -> None:
+    """A resumed training must be the one that was started; only its length and saving may change."""
+    before = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else None
+    if before is None:
+        raise ConfigError(f"{folder} has no training to resume; start it without --resume")
+    now = to_dict(config)
+    changed = [
+        f"{section}.{key}" if isinstance(value, dict) else section
+        for section, value in now.items()
+        if section not in ("run", "training")
+        for key in (_differences(value, before.get(section)))
+    ]
+    changed += [f"training.{key}" for key in ("seed", "precision", "ema") if _changed(now, before, key)]
+    if changed:
+        raise ConfigError(
+            f"--resume continues the training in {folder}, but the configuration differs in {', '.join(changed)}; "
+            "restore these, or start a new run with run=FOLDER"
+        )
+
+
+def _changed(now: dict[str, Any], before: dict[str, Any], key: str) -> bool:
+    return bool(now["training"][key] != before.get("training", {}).get(key))
+
+
+def _differences(now: Any, before: Any) -> Sequence[str]:
+    if isinstance(now, dict) and isinstance(before, dict):
+        return [key for key in now if json.dumps(now[key]) != json.dumps(before.get(key))]
+    return [] if now == before else ["value"]

@@ -1,0 +1,126 @@
+"""Run a task to its end under Lightning, with exact resume and clean interruption."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import ConfigError
+from .options import OptimizerOptions, ScheduleOptions, TrainingOptions
+from .state import torch_settings
+from .task import Task, Trainee
+
+STATE_NAME = "last.state.safetensors"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the training; its state is saved and `--resume` continues it."""
+
+
+def fit(
+    task: Task,
+    train_loader: Any,
+    validation_loader: Any,
+    folder: str | Path,
+    *,
+    training: TrainingOptions,
+    optimizer: OptimizerOptions,
+    schedule: ScheduleOptions,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Train `task` until epochs, time or patience are used up; returns the last row of numbers.
+
+    The folder receives metrics.csv, tb/, last.state.safetensors (resumable), best.safetensors (lowest validation
+    loss) and, at the end, model.safetensors (last weights); both hold the averaged weights.
+
+    Args:
+        task: in its dtype; moved to the device of `training` here.
+        train_loader: `seek(epoch, batch)`, `len` = batches of the present epoch, iteration; state_dict pair.
+        validation_loader: iterated anew at each validation, or None.
+        folder: the run folder.
+        training, optimizer, schedule: options.
+        resume: continue from the folder's state.
+
+    Raises:
+        ConfigError: no state to resume from.
+        TrainingDivergedError: errors are no longer finite.
+        Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+    """
+    folder = Path(folder)
+    state = folder / STATE_NAME
+    if resume and not state.exists():
+        raise ConfigError(f"{folder} has no {STATE_NAME} to resume from; start it without --resume")
+    from .loop import EpochView, LightningTask, build_trainer
+
+    settings = torch_settings(threads=training.threads, precision=training.precision)
+    with settings, _quiet(), StopSignals() as stop:
+        trainee = Trainee(task.to(device_of(training)), training, optimizer, schedule)
+        module = LightningTask(trainee, train_loader, validation_loader, folder, stop)
+        trainer = build_trainer(trainee, folder)
+        trainer.fit(module, EpochView(train_loader, trainee), ckpt_path=str(state) if resume else None)
+        if module.interrupted:
+            raise Interrupted(f"stopped; {state} holds the state, --resume continues it")
+        return module.metrics
+
+
+def device_of(training: TrainingOptions) -> torch.device:
+    """The device of this process: `training.device`, or this process's own GPU under torchrun."""
+    device = torch.device(training.device)
+    if device.type == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+class StopSignals:
+    """Notes the first Ctrl-C or SIGTERM instead of dying from it; a second one acts as it did before."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.kept: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self.kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Take the signals over (again: Lightning puts its own handler in place at the start of a run)."""
+        for number in self.kept:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.kept.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice and banners off the user's screen; its errors still show."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
