@@ -1,0 +1,93 @@
+"""The training domain of a model: how close atoms came, how many neighbours they had, how hard they were pulled.
+
+Measured once over the training data, kept as plain data under "domain" in the model's card, and asked during dynamics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..datasets.elements import COVALENT_RADII, symbol
+from ..datasets.neighbors import neighbor_list
+
+if TYPE_CHECKING:
+    from ..datasets.structure import Structure
+
+COVALENT_FRACTION = 0.5  # of the sum of covalent radii: closer than any atoms come below some 10⁵ K
+NEIGHBOR_RADIUS = 4.0  # Å, first and second shell
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Ranges seen in training.
+
+    min_distance: Å by element pair, "C-H" with the lighter element second; neighbors: fewest and most atoms within
+    `radius` Å of an atom, by element; max_force: eV/Å, None where the data had no forces.
+    """
+
+    min_distance: Mapping[str, float] = field(default_factory=dict)
+    neighbors: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    radius: float = NEIGHBOR_RADIUS
+    max_force: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the card."""
+        return asdict(self)
+
+    @classmethod
+    def from_card(cls, header: Mapping[str, Any]) -> Domain:
+        """The domain in a checkpoint's header; an empty one (nothing is known) where it has none."""
+        values = dict(header.get("card") or {}).get("domain") or {}
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        if "neighbors" in known:
+            known["neighbors"] = {key: (int(low), int(high)) for key, (low, high) in known["neighbors"].items()}
+        return cls(**known)
+
+
+def pair_name(first: int, second: int) -> str:
+    """Name of an element pair, the heavier first: "C-H"."""
+    return f"{symbol(max(first, second))}-{symbol(min(first, second))}"
+
+
+def measure_domain(structures: Iterable[Structure], radius: float = NEIGHBOR_RADIUS) -> Domain:
+    """The domain of a data set, in one pass: pair distances and neighbour counts within `radius` Å, and forces."""
+    shortest: dict[str, float] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    largest: float | None = None
+    for structure in structures:
+        numbers = structure.numbers
+        source, target, shifts = neighbor_list(structure.positions, structure.cell, structure.pbc, radius)
+        vectors = structure.positions[source] - structure.positions[target] + shifts @ structure.cell
+        lengths = np.linalg.norm(vectors, axis=1)
+        pairs = np.maximum(numbers[source], numbers[target]) * 1000 + np.minimum(numbers[source], numbers[target])
+        for code in np.unique(pairs):
+            name = pair_name(*divmod(int(code), 1000))
+            shortest[name] = min(shortest.get(name, np.inf), float(lengths[pairs == code].min()))
+        count = np.bincount(target, minlength=len(numbers))
+        for z in np.unique(numbers):
+            low, high = counts.get(symbol(int(z)), (10**9, 0))
+            mine = count[numbers == z]
+            counts[symbol(int(z))] = (min(low, int(mine.min())), max(high, int(mine.max())))
+        if "forces" in structure.labels and len(numbers):
+            norm = float(np.linalg.norm(structure.labels["forces"], axis=1).max())
+            largest = norm if largest is None else max(largest, norm)
+    return Domain(shortest, counts, radius, largest)
+
+
+def distance_floor(numbers: np.ndarray, domain: Domain, slack: float) -> np.ndarray:
+    """Shortest distance allowed (k, k) in Å between the k elements `numbers`.
+
+    `slack` times the training minimum where the domain knows the pair, half the sum of the covalent radii else.
+    """
+    radii = COVALENT_RADII[numbers]
+    floor = COVALENT_FRACTION * (radii[:, None] + radii[None, :])
+    for i, first in enumerate(numbers):
+        for j, second in enumerate(numbers):
+            known = domain.min_distance.get(pair_name(int(first), int(second)))
+            if known is not None:
+                floor[i, j] = slack * known
+    return floor
