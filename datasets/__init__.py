@@ -1,6 +1,6 @@
 """The molecular data layer: structures, readers of every format, the store, neighbours, batches.
 
-`read`, `split` and `write` share their names with their modules and are bound here at once; everything else is
+`read`, `split` and `write` share their names with their modules and are bound here at once; all else is
 loaded on first use, so importing this room brings in numpy and no more.
 """
 
