@@ -21,7 +21,7 @@ from ..training.data import DataOptions, DataSets
 from ..training.fit import STATE_NAME, fit
 from ..training.optimizers import freeze
 from ..training.options import OptimizerOptions, ScheduleOptions, TrainingOptions
-from ..training.state import torch_settings
+from ..training.state import seed_generators, torch_settings
 from .base import Potential, predict
 from .loss import LossOptions
 from .task import PotentialTask
@@ -70,7 +70,7 @@ def train(config: PotentialTraining, *, resume: bool = False, force: bool = Fals
     elif main_process:
         _fresh_folder(folder, force)
     with torch_settings(threads=config.training.threads, precision=config.training.precision):
-        torch.manual_seed(config.training.seed)
+        seed_generators(config.training.seed)
         data = training_data.open_data(config.data, seed=config.training.seed)
         model, statistics = _model(config, data.train, folder if resume else None)
         if main_process and not resume:

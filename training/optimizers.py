@@ -30,7 +30,7 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
     groups = [group for group in groups if group["params"]]
     betas = (options.betas[0], options.betas[1])
     if options.name == "adamw":
-        return torch.optim.AdamW(groups, lr=options.peak_lr, betas=betas, amsgrad=options.amsgrad, foreach=True)
+        return torch.optim.AdamW(groups, lr=options.peak_lr, betas=betas, amsgrad=options.amsgrad, fused=True)
     try:
         from prodigyopt import Prodigy
     except ImportError:

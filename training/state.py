@@ -106,6 +106,13 @@ def set_random_state(states: Tensor) -> None:
         torch.cuda.set_rng_state(torch.frombuffer(bytearray(data), dtype=torch.uint8))
 
 
+def seed_generators(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators; call it inside :func:`torch_settings`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def torch_settings(*, threads: int | None = None, precision: str = "float32") -> Iterator[None]:
     """Inside the block torch runs with these settings; afterwards all global state is as it was before.
