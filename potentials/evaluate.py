@@ -14,14 +14,11 @@ from ..datasets.errors import DataError
 from ..datasets.graph import Graph
 from ..datasets.loader import GraphLoader
 from ..datasets.structure import Structure
-from ..datasets.units import GIGAPASCAL
 from .base import Potential, predict
-from .loss import TERMS, errors_of
+from .loss import SCALES, TERMS, UNITS, errors_of
 
 BATCH_ATOMS = 1000
 NAMES = {"energy": "energy_per_atom", "forces": "forces", "stress": "stress"}
-UNITS = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}
-SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1 / GIGAPASCAL}
 
 
 @dataclass
@@ -48,7 +45,10 @@ class Evaluation:
         if "forces" in self.reference:
             for z in self.elements.unique().tolist():
                 rows = self.elements == z
-                report["by_element"][SYMBOLS[z]] = {"forces": self._errors("forces", rows), "n_atoms": int(rows.sum())}
+                report["by_element"][SYMBOLS[z]] = {
+                    "forces": self._errors("forces", rows),
+                    "n_atoms": int(rows.sum()),
+                }
         report["by_config_type"] = self._by_group()
         report["notes"] = self.notes
         return report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..datasets.elements import SYMBOLS
 from ..datasets.source import Source
 from ..datasets.statistics import Statistics, compute_statistics
 from ..training import data as training_data
+from ..training.checkpoint import read_checkpoint, write_checkpoint
 from ..training.config import ConfigError, option, read_yaml, to_dict, to_yaml
 from ..training.data import DataOptions, DataSets
 from ..training.fit import STATE_NAME, fit
@@ -35,9 +35,15 @@ class ModelOptions:
     """Which model."""
 
     architecture: str = option("tesseral", "name of the architecture (ignored with init)")
-    config: dict[str, Any] = option({}, "hyper-parameters of the architecture: {cutoff: 5.0, channels: [64, 32]}")
-    init: str | None = option(None, "fine-tune from this checkpoint file or shipped model; null: fresh weights")
-    freeze: list[str] = option([], "patterns of parameter names that stay as they are: ['embedding*', 'layers.0.*']")
+    config: dict[str, Any] = option(
+        {}, "hyper-parameters of the architecture: {cutoff: 5.0, channels: [64, 32]}"
+    )
+    init: str | None = option(
+        None, "fine-tune from this checkpoint file or shipped model; null: fresh weights"
+    )
+    freeze: list[str] = option(
+        [], "patterns of parameter names that stay as they are: ['embedding*', 'layers.0.*']"
+    )
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,22 @@ class PotentialTraining:
     run: str = option("runs/potential", "folder that the training writes")
     model: ModelOptions = option(ModelOptions(), "the model")
     data: DataOptions = option(DataOptions(), "the data")
-    loss: LossOptions = option(LossOptions(), "the loss: sum of weight x mean of function(error) over three terms")
+    loss: LossOptions = option(
+        LossOptions(), "the loss: sum of weight x mean of function(error) over three terms"
+    )
     optimizer: OptimizerOptions = option(OptimizerOptions(), "the optimiser")
     schedule: ScheduleOptions = option(ScheduleOptions(), "the learning rate")
     training: TrainingOptions = option(TrainingOptions(), "length, precision, hardware, saving")
 
 
-RUN_FILES = ("config.yaml", "metrics.csv", "statistics.json", STATE_NAME, "best.safetensors", "model.safetensors")
+RUN_FILES = (
+    "config.yaml",
+    "metrics.csv",
+    "statistics.json",
+    STATE_NAME,
+    "best.safetensors",
+    "model.safetensors",
+)
 
 
 def train(config: PotentialTraining, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
@@ -75,7 +90,9 @@ def train(config: PotentialTraining, *, resume: bool = False, force: bool = Fals
         model, statistics = _model(config, data.train, folder if resume else None)
         if main_process and not resume:
             (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-            (folder / "statistics.json").write_text(json.dumps(asdict(statistics), indent=1), encoding="utf-8")
+            (folder / "statistics.json").write_text(
+                json.dumps(asdict(statistics), indent=1), encoding="utf-8"
+            )
         freeze(model, config.model.freeze)
         task = PotentialTask(
             model,
@@ -94,7 +111,24 @@ def train(config: PotentialTraining, *, resume: bool = False, force: bool = Fals
             schedule=config.schedule,
             resume=resume,
         )
-        return {"folder": str(folder), "metrics": metrics}
+        result = {"folder": str(folder), "metrics": metrics}
+        if data.test is not None and main_process:
+            result["test"] = _test(folder, data.test, model.device)
+        return result
+
+
+def _test(folder: Path, source: Source, device: torch.device) -> dict[str, Any]:
+    """Errors of the best model (without validation: the last) on the test data; also written into its header."""
+    from . import load
+    from .evaluate import evaluate
+
+    path = folder / "best.safetensors"
+    path = path if path.exists() else folder / "model.safetensors"
+    report = evaluate(load(path, device=str(device)), source).report()
+    header, tensors = read_checkpoint(path)
+    header["metrics"] = {**header.get("metrics", {}), "test": report}
+    write_checkpoint(path, tensors, header, force=True)
+    return report
 
 
 def _model(config: PotentialTraining, train: Source, resumed: Path | None) -> tuple[Potential, Statistics]:
@@ -176,7 +210,9 @@ def _read_statistics(path: Path) -> Statistics:
 def _loaders(config: PotentialTraining, data: DataSets, model: Potential) -> tuple[Any, Any]:
     seed, labels = config.training.seed, config.loss.labels
     make = training_data.make_loader
-    loader = make(config.data, data.train, model.cutoff, labels=labels, dtype=model.dtype, seed=seed, train=True)
+    loader = make(
+        config.data, data.train, model.cutoff, labels=labels, dtype=model.dtype, seed=seed, train=True
+    )
     if data.validation is None:
         return loader, None
     validation = make(
@@ -187,7 +223,9 @@ def _loaders(config: PotentialTraining, data: DataSets, model: Potential) -> tup
 
 def _header(config: PotentialTraining, data: DataSets, statistics: Statistics) -> dict[str, Any]:
     """What a checkpoint keeps of its training; no folder names, so that files can be passed on."""
-    sections = {name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")}
+    sections = {
+        name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")
+    }
     return {
         "provenance": {
             "data": training_data.provenance(config.data, data),
@@ -235,17 +273,10 @@ def _fresh_folder(folder: Path, force: bool) -> None:
 
 def _check_same(config: PotentialTraining, folder: Path) -> None:
     """A resumed training must be the one that was started; only its length and saving may change."""
-    before = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else None
-    if before is None:
+    if not (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} has no training to resume; start it without --resume")
-    now = to_dict(config)
-    changed = [
-        f"{section}.{key}" if isinstance(value, dict) else section
-        for section, value in now.items()
-        if section not in ("run", "training")
-        for key in (_differences(value, before.get(section)))
-    ]
-    changed += [f"training.{key}" for key in ("seed", "precision", "ema") if _changed(now, before, key)]
+    before, now = _flat(read_yaml(folder / "config.yaml")), _flat(to_dict(config))
+    changed = [key for key in now if now[key] != before.get(key, now[key]) and not _may_change(key)]
     if changed:
         raise ConfigError(
             f"--resume continues the training in {folder}, but the configuration differs in {', '.join(changed)}; "
@@ -253,11 +284,18 @@ def _check_same(config: PotentialTraining, folder: Path) -> None:
         )
 
 
-def _changed(now: dict[str, Any], before: dict[str, Any], key: str) -> bool:
-    return bool(now["training"][key] != before.get("training", {}).get(key))
+def _may_change(key: str) -> bool:
+    """Settings that leave the course of a training as it is, or say how long it is."""
+    section, _, name = key.partition(".")
+    if section == "training":
+        return name not in ("seed", "precision", "ema")
+    return key in ("run", "data.test", "data.workers")
 
 
-def _differences(now: Any, before: Any) -> Sequence[str]:
-    if isinstance(now, dict) and isinstance(before, dict):
-        return [key for key in now if json.dumps(now[key]) != json.dumps(before.get(key))]
-    return [] if now == before else ["value"]
+def _flat(data: dict[str, Any]) -> dict[str, str]:
+    """`section.key` to the value as text, of a configuration's plain form."""
+    flat = {}
+    for section, value in data.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        flat.update({f"{section}.{key}".rstrip("."): json.dumps(v, sort_keys=True) for key, v in inner})
+    return flat

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 from ..datasets.graph import Graph
+from ..datasets.units import GIGAPASCAL
 from ..training.config import ConfigError, option
 from ..training.schedule import check_weight, weight_at
 from .base import Prediction
 
 TERMS = ("energy", "forces", "stress")
+UNITS = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}
+SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1 / GIGAPASCAL}
+"""Units in which errors are reported, and the factors from eV/atom, eV/Å and eV/Å³ to them."""
 VOIGT_MULTIPLICITY = (1.0, 1.0, 1.0, 2.0, 2.0, 2.0)
 
 
@@ -27,10 +31,13 @@ class TermOptions:
     """One term of the loss."""
 
     weight: float | dict[float, float] = option(
-        1.0, "a number, or steps by progress: {0: 1, 0.75: 10} means 10 in the last quarter; 0 leaves the term out"
+        1.0,
+        "a number, or steps by progress: {0: 1, 0.75: 10} means 10 in the last quarter; 0 leaves the term out",
     )
     function: Literal["huber", "mse", "mae"] = option("huber", "huber, mse or mae of the error's length")
-    delta: float = option(0.01, "huber: length where the square turns into a straight line (eV/atom, eV/Å, eV/Å³)")
+    delta: float = option(
+        0.01, "huber: length where the square turns into a straight line (eV/atom, eV/Å, eV/Å³)"
+    )
 
     def __post_init__(self) -> None:
         check_weight("weight", self.weight)
@@ -55,7 +62,9 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         if not any(self.term(name).used for name in TERMS):
-            raise ConfigError("every weight of the loss is 0; give energy, forces or stress a positive weight")
+            raise ConfigError(
+                "every weight of the loss is 0; give energy, forces or stress a positive weight"
+            )
 
     def term(self, name: str) -> TermOptions:
         chosen: TermOptions = getattr(self, name)
@@ -114,7 +123,9 @@ def distance(term: TermOptions, squared: Tensor) -> Tensor:
     if term.function == "mae":
         return _safe_sqrt(squared, 0.0)
     return torch.where(
-        squared < term.delta**2, 0.5 * squared, term.delta * (_safe_sqrt(squared, term.delta**2) - 0.5 * term.delta)
+        squared < term.delta**2,
+        0.5 * squared,
+        term.delta * (_safe_sqrt(squared, term.delta**2) - 0.5 * term.delta),
     )
 
 

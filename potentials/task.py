@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 from ..datasets.graph import Graph
-from ..datasets.units import GIGAPASCAL
 from ..training.data import group_weights
 from ..training.task import Losses, Task
 from .base import Potential, compile_gradient, energy_and_gradient, predict
-from .loss import TERMS, Errors, LossOptions, errors_of, loss_terms
-
-SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1 / GIGAPASCAL}
-UNITS = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}
+from .loss import SCALES, TERMS, UNITS, Errors, LossOptions, errors_of, loss_terms
 
 
 class PotentialTask(Task):

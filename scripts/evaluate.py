@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", nargs="+", help="labelled structures, one or several files")
     parser.add_argument("--plot", metavar="F.png", help="write a parity plot (png, pdf or svg)")
     parser.add_argument("--keys", default="", metavar="LABEL=KEY,…", help="names of labels in the file")
-    parser.add_argument("--units", default="", metavar="NAME=UNIT,…", help="units of the file: energy=kcal/mol")
+    parser.add_argument(
+        "--units", default="", metavar="NAME=UNIT,…", help="units of the file: energy=kcal/mol"
+    )
     parser.add_argument("--dtype", choices=("float32", "float64"), help="precision; default: the model's own")
     add_common(parser, "device", "json", "force", "seed")
 
@@ -95,6 +97,10 @@ def _parity_panel(axes: Any, result: Evaluation, name: str, report: dict[str, An
     scale = SCALES[name] if name == "stress" else 1.0
     reference = result.reference[name].flatten().numpy() * scale
     predicted = result.predicted[name].flatten().numpy() * scale
+    if name == "energy":  # total energies are large and alike
+        mean = reference.mean()
+        reference, predicted = reference - mean, predicted - mean
+        quantity = f"{quantity} {'+' if mean < 0 else '−'} {abs(mean):.3f}"
     chosen = np.random.default_rng(0).permutation(len(reference))[:MOST_POINTS]
     ends = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
     margin = 0.04 * (ends[1] - ends[0]) or 1.0
@@ -105,9 +111,14 @@ def _parity_panel(axes: Any, result: Evaluation, name: str, report: dict[str, An
         s=5, linewidths=0, rasterized=True, zorder=2,
     )  # fmt: skip
     errors = report[NAMES[name]]
-    axes.set_title(f"MAE {errors['mae']:.3g}  RMSE {errors['rmse']:.3g} {errors['unit']}", fontsize=10, color=INK)
-    axes.set(xlabel=f"reference {quantity} ({unit})", ylabel=f"predicted {quantity} ({unit})", xlim=ends, ylim=ends)
+    axes.set_title(
+        f"MAE {errors['mae']:.3g}  RMSE {errors['rmse']:.3g} {errors['unit']}", fontsize=10, color=INK
+    )
+    axes.set(
+        xlabel=f"reference {quantity} ({unit})", ylabel=f"predicted {quantity} ({unit})", xlim=ends, ylim=ends
+    )
     axes.set_aspect("equal")
+    axes.locator_params(nbins=5)
     inset = axes.inset_axes((0.62, 0.1, 0.34, 0.24))
     difference = (predicted - reference) * (1.0 if name == "stress" else 1e3)
     width = np.percentile(np.abs(difference), 99) or 1.0
@@ -123,7 +134,7 @@ def _density(x: Any, y: Any, ends: list[float]) -> Any:
     """Logarithm of the number of points in each point's cell of a 120 x 120 grid."""
     import numpy as np
 
-    grid = np.linspace(*ends, 121)
+    grid = np.linspace(ends[0], ends[1], 121)
     counts = np.histogram2d(x, y, bins=(grid, grid))[0]
     cell = [np.clip(np.digitize(values, grid) - 1, 0, 119) for values in (x, y)]
     return np.log(counts[cell[0], cell[1]] + 1)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-EXAMPLE = "tesseral train config.yaml data.train=train.xyz training.epochs=300   (tesseral train --template > config.yaml)"
+EXAMPLE = "tesseral train --template > config.yaml; tesseral train config.yaml data.train=train.xyz training.epochs=300"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the configuration")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, e.g. optimizer.lr=0.002")
-    parser.add_argument("--resume", action="store_true", help="continue the training in the run folder, exactly")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the training in the run folder, exactly"
+    )
     parser.add_argument("--force", action="store_true", help="replace an earlier training in the run folder")
     parser.add_argument("--template", action="store_true", help="print a commented configuration and stop")
     parser.add_argument("--seed", type=int, metavar="N", help="the same as training.seed=N")
@@ -40,5 +42,11 @@ def run(args: argparse.Namespace) -> None:
     if args.device is not None:
         overrides.append(f"training.device={args.device}")
     result = train(load_config(PotentialTraining, path, overrides), resume=args.resume, force=args.force)
+    if not result["metrics"]:
+        print(f"{result['folder']}: this training is finished; raise training.epochs to go on")
+    if "test" in result:
+        from .evaluate import table
+
+        print(f"test data\n{table(result['test'])}")
     if args.json:
         write_json(args.json, result)

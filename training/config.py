@@ -6,6 +6,7 @@ the commented template (:func:`template`) all come from that declaration.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import os
@@ -24,13 +25,10 @@ class ConfigError(UserError):
 
 
 def option(default: Any = dataclasses.MISSING, text: str = "") -> Any:
-    """A dataclass field with a help text; mutable defaults (list, dict, nested options) are copied per use."""
+    """A dataclass field with a help text; lists and dicts are copied per use."""
     metadata = {"help": text}
-    if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
-        kind = type(default)
-        if dataclasses.is_dataclass(default):
-            return dataclasses.field(default_factory=lambda: dataclasses.replace(default), metadata=metadata)  # type: ignore[type-var]
-        return dataclasses.field(default_factory=lambda: kind(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -81,7 +79,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "configurat
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if no_default and name not in values:
-            raise ConfigError(f"{where}: the key {prefix + name!r} is missing ({field.metadata.get('help', '')})")
+            raise ConfigError(
+                f"{where}: the key {prefix + name!r} is missing ({field.metadata.get('help', '')})"
+            )
     try:
         return cls(**values)
     except ConfigError as error:  # from a __post_init__ that checks ranges: say where
@@ -155,7 +155,9 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(kind, arguments, value, where, key)
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool) != isinstance(arguments[arguments.index(value)], bool):
+        if value not in arguments or isinstance(value, bool) != isinstance(
+            arguments[arguments.index(value)], bool
+        ):
             allowed = ", ".join(map(str, arguments))
             raise ConfigError(
                 f"{where}: {key}={value!r} is not one of {allowed}{_suggest(str(value), list(map(str, arguments)))}"
@@ -169,7 +171,9 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(where, key, "a mapping", value)
         return {
-            _convert(arguments[0], k, where, f"{key} (its keys)"): _convert(arguments[1], v, where, f"{key}.{k}")
+            _convert(arguments[0], k, where, f"{key} (its keys)"): _convert(
+                arguments[1], v, where, f"{key}.{k}"
+            )
             for k, v in value.items()
         }
     return _convert_scalar(kind, value, where, key)
@@ -210,7 +214,9 @@ def _type_name(kind: Any) -> str:
         return " or ".join(_type_name(member) for member in typing.get_args(kind))
     names = {float: "a number", int: "a whole number", str: "a text", bool: "true/false", type(None): "null"}
     origin_names = {list: "a list", dict: "a mapping", Literal: " | ".join(map(str, typing.get_args(kind)))}
-    return names.get(kind) or origin_names.get(typing.get_origin(kind)) or getattr(kind, "__name__", str(kind))
+    return (
+        names.get(kind) or origin_names.get(typing.get_origin(kind)) or getattr(kind, "__name__", str(kind))
+    )
 
 
 def _wrong(where: str, key: str, expected: str, value: Any) -> ConfigError:

@@ -28,18 +28,29 @@ class DataOptions:
     """Where the data are and how they are batched. A path may name a group of an HDF5 file: file.h5::group."""
 
     train: str | list[str] = option([], "training files, one or several (all are concatenated)")
-    val: float | str | list[str] = option(0.1, "validation: files, or the fraction of train drawn by training.seed")
-    test: str | list[str] = option([], "test files: evaluated with the best weights at the end; may be empty")
-    keys: dict[str, str] = option({}, "names of labels in the files where the guess would not do: {energy: E_dft}")
-    units: dict[str, str | int] = option({}, "units of the files: {energy: kcal/mol, length: Å}; default eV and Å")
-    reference_energies: str | dict[str, float] = option(
-        "fit", "energies of isolated atoms: fit (one-atom frames of train, else least squares), a file, {H: -13.6} eV"
+    val: float | str | list[str] = option(
+        0.1, "validation: files, or the fraction of train drawn by training.seed"
     )
-    batch_size: int | None = option(None, "structures per step, over all processes; null: as max_atoms says, or 8")
+    test: str | list[str] = option([], "test files: evaluated with the best weights at the end; may be empty")
+    keys: dict[str, str] = option(
+        {}, "names of labels in the files where the guess would not do: {energy: E_dft}"
+    )
+    units: dict[str, str | int] = option(
+        {}, "units of the files: {energy: kcal/mol, length: Å}; default eV and Å"
+    )
+    reference_energies: str | dict[str, float] = option(
+        "fit",
+        "energies of isolated atoms: fit (one-atom frames of train, else least squares), a file, {H: -13.6} eV",
+    )
+    batch_size: int | None = option(
+        None, "structures per step, over all processes; null: as max_atoms says, or 8"
+    )
     max_atoms: int | None = option(None, "most atoms per step; null: no limit")
     max_edges: int | None = option(None, "most neighbour pairs per step; null: no limit")
     workers: int | None = option(None, "processes that prepare batches; null: chosen by size of the data")
-    weights: dict[str, float] = option({}, "weight of structures in the loss by their config_type: {surface: 2}")
+    weights: dict[str, float] = option(
+        {}, "weight of structures in the loss by their config_type: {surface: 2}"
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.val, float) and not 0 <= self.val < 1:
@@ -131,14 +142,20 @@ def isolated_energies(options: DataOptions) -> dict[int, float]:
 
 
 def make_loader(
-    options: DataOptions, source: Source, cutoff: float, *, labels: Sequence[str], dtype: Any, seed: int, train: bool
+    options: DataOptions,
+    source: Source,
+    cutoff: float,
+    *,
+    labels: Sequence[str],
+    dtype: Any,
+    seed: int,
+    train: bool,
 ) -> Any:
     """The `GraphLoader` of this process; validation is in file order and unshuffled."""
     from ..datasets.loader import GraphLoader
 
-    limits = {"batch_size": options.batch_size, "max_atoms": options.max_atoms, "max_edges": options.max_edges}
-    if all(limit is None for limit in limits.values()):
-        limits["batch_size"] = 8
+    limits = (options.batch_size, options.max_atoms, options.max_edges)
+    batch_size = 8 if all(limit is None for limit in limits) else options.batch_size
     return GraphLoader(
         source,
         cutoff,
@@ -149,7 +166,9 @@ def make_loader(
         rank=distributed_rank(),
         world_size=distributed_world_size(),
         workers=options.workers,
-        **limits,
+        batch_size=batch_size,
+        max_atoms=options.max_atoms,
+        max_edges=options.max_edges,
     )
 
 
@@ -175,7 +194,7 @@ def group_weights(graph: Graph, weights: dict[str, float]) -> Any:
 
 def provenance(options: DataOptions, data: DataSets) -> dict[str, Any]:
     """What a checkpoint says of its data: file names (no folders), frames, checksums of files up to 1 GB."""
-    files = {}
+    files: dict[str, list[dict[str, Any]]] = {}
     for part in ("train", "val", "test"):
         paths = getattr(options, part)
         for text in [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else []:

@@ -36,7 +36,7 @@ def fit(
     optimizer: OptimizerOptions,
     schedule: ScheduleOptions,
     resume: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train `task` until epochs, time or patience are used up; returns the last row of numbers.
 
     The folder receives metrics.csv, tb/, last.state.safetensors (resumable), best.safetensors (lowest validation

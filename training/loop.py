@@ -18,8 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from ..datasets.errors import UserError
 from . import distributed
-from .fit import STATE_NAME, StopSignals
 from .checkpoint import STATE_FORMAT, read_checkpoint, write_checkpoint
+from .fit import STATE_NAME, StopSignals
 from .records import Records
 from .state import flatten, random_state, set_random_state, unflatten
 from .task import Trainee
@@ -38,7 +38,9 @@ class SafetensorsIO(CheckpointIO):
         data, tensors = flatten(checkpoint)
         write_checkpoint(path, tensors, {"format": STATE_FORMAT, "state": data}, force=True)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         header, tensors = read_checkpoint(path, expect=STATE_FORMAT)
         state: dict[str, Any] = unflatten(header["state"], tensors)
         return state
@@ -95,7 +97,7 @@ class LightningTask(pl.LightningModule):
         self.saved_step = 0
         self.started = time.monotonic()
         self.n_batches = 0
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, Any] = {}
 
     @property
     def state_path(self) -> Path:
@@ -117,6 +119,10 @@ class LightningTask(pl.LightningModule):
             first_step=progress.step,
         )
         self.records.start_bar(training.epochs, progress.epoch)
+        if progress.step:
+            self.records.say(
+                f"continued from step {progress.step} in epoch {progress.epoch + 1}/{training.epochs}"
+            )
 
     def on_train_epoch_start(self) -> None:
         self.n_batches = len(self.train_loader)
@@ -138,24 +144,24 @@ class LightningTask(pl.LightningModule):
             self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:
-        trainee, progress = self.trainee, self.trainee.progress
-        training = trainee.training
+        trainee, progress, training = self.trainee, self.trainee.progress, self.trainee.training
         whole = progress.batch >= self.n_batches
-        last = whole and progress.epoch + 1 >= training.epochs
         if self.interrupted and not whole:
             return
         self._check_finite()
+        last = whole and progress.epoch + 1 >= training.epochs
         if (progress.epoch + 1) % training.validate_every == 0 or last or self.trainer.should_stop:
-            self._validate_and_record()
-        if not whole:
-            return
-        patience = training.stop_patience
-        if last or (patience is not None and progress.waited >= patience):
-            progress.finished = True
-            self.trainer.should_stop = True
-        trainee.next_epoch()
-        if self.trainer.should_stop or self._save_is_due():
-            self.save_state()
+            row = self._validate()
+            patience = training.stop_patience
+            progress.finished = last or (whole and patience is not None and progress.waited >= patience)
+            if progress.finished or self.trainer.should_stop:
+                self.trainer.should_stop = True
+                self._export("model.safetensors", row)
+            self._record(row)
+        if whole:
+            trainee.next_epoch()
+            if self.trainer.should_stop or self._save_is_due():
+                self.save_state()
 
     def on_train_end(self) -> None:
         self.records.close()
@@ -173,7 +179,7 @@ class LightningTask(pl.LightningModule):
         if "loader" in checkpoint:
             self.train_loader.load_state_dict(checkpoint["loader"])
         set_random_state(checkpoint["random"])
-        current = self.trainer.fit_loop.epoch_progress.current
+        current: Any = self.trainer.fit_loop.epoch_progress.current
         current.ready = current.started = current.processed = current.completed = self.trainee.progress.epoch
 
     def save_state(self) -> None:
@@ -211,7 +217,8 @@ class LightningTask(pl.LightningModule):
                 "`tesseral data check`"
             )
 
-    def _validate_and_record(self) -> None:
+    def _validate(self) -> dict[str, Any]:
+        """The numbers of this epoch; keeps the averaged weights if they are the best so far."""
         trainee, progress = self.trainee, self.trainee.progress
         row: dict[str, Any] = {
             "epoch": progress.epoch + 1,
@@ -220,27 +227,31 @@ class LightningTask(pl.LightningModule):
             "lr": trainee.learning_rate,
             **{f"train_{key}": value for key, value in trainee.train_report().items()},
         }
-        with trainee.average.applied():
+        if self.validation_loader is not None:
             self.task.eval()
-            shown = trainee.train_report()
-            if self.validation_loader is not None:
-                shown = self._validation()
-                row.update({f"val_{key}": value for key, value in shown.items()})
-            metrics = {key: value for key, value in row.items() if isinstance(value, int | float)}
-            best = self.validation_loader is not None and trainee.note_validation(shown["loss"])
-            if distributed.rank() == 0:
-                if best:
-                    self.task.export(self.folder / "best.safetensors", metrics)
-                if self.trainer.should_stop or progress.epoch + 1 >= trainee.training.epochs:
-                    self.task.export(self.folder / "model.safetensors", metrics)
+            with trainee.average.applied():
+                report = self._validation()
             self.task.train()
-        self.metrics = metrics
-        kind = "val" if self.validation_loader is not None else "train"
-        line = (
-            f"epoch {progress.epoch + 1}/{trainee.training.epochs}  {kind} {self.task.summary(shown)}"
-            f"{'  best' if best else ''}  lr {row['lr']:.2e}  {row['time_s']:.0f} s"
+            row.update({f"val_{key}": value for key, value in report.items()})
+            if trainee.note_validation(report["loss"]):
+                self._export("best.safetensors", row)
+        return row
+
+    def _export(self, name: str, row: dict[str, Any]) -> None:
+        if distributed.rank() == 0:
+            with self.trainee.average.applied():
+                self.task.export(self.folder / name, row)
+
+    def _record(self, row: dict[str, Any]) -> None:
+        progress, part = self.trainee.progress, "train" if self.validation_loader is None else "val"
+        shown = {key.removeprefix(f"{part}_"): value for key, value in row.items() if key.startswith(part)}
+        mark = "  best" if progress.best_epoch == progress.epoch else ""
+        self.records.epoch(
+            row,
+            f"epoch {row['epoch']}/{self.trainee.training.epochs}  {part} {self.task.summary(shown)}{mark}"
+            f"  lr {row['lr']:.2e}  {row['time_s']:.0f} s",
         )
-        self.records.epoch(row, line)
+        self.metrics = row
 
     def _validation(self) -> dict[str, float]:
         added: torch.Tensor | None = None

@@ -17,7 +17,9 @@ class OptimizerOptions:
         "adamw", "adamw, or prodigy (finds its own step size; needs the package prodigyopt)"
     )
     lr: float | None = option(None, "peak learning rate; null: 0.005 for adamw, 1 for prodigy")
-    weight_decay: float = option(1e-5, "decoupled weight decay of matrices; never of biases, scales and other 1-D")
+    weight_decay: float = option(
+        1e-5, "decoupled weight decay of matrices; never of biases, scales and other 1-D"
+    )
     betas: list[float] = option([0.9, 0.99], "decay rates of the running mean and of the running square")
     amsgrad: bool = option(False, "AMSGrad variant (adamw only)")
     clip: float | None = option(10.0, "clip the global gradient norm to this; null: no clipping")
@@ -54,7 +56,9 @@ class ScheduleOptions:
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"{key} must lie in [0, 1], got {getattr(self, key)}")
         if not 0 < self.factor < 1 or self.patience < 0:
-            raise ConfigError(f"factor must lie in (0, 1) and patience be >= 0, got {self.factor}, {self.patience}")
+            raise ConfigError(
+                f"factor must lie in (0, 1) and patience be >= 0, got {self.factor}, {self.patience}"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,20 @@ class TrainingOptions:
     seed: int = option(0, "seed of the initial weights, the split and the order of the data")
     device: str = option("cpu", "cpu, cuda or cuda:1; under torchrun every process takes its own GPU")
     precision: Literal["float32", "float64", "tf32", "bf16"] = option(
-        "float32", "float32; float64 throughout; tf32: float32 with fast matrix products (GPU); bf16: autocast"
+        "float32",
+        "float32; float64 throughout; tf32: float32 with fast matrix products (GPU); bf16: autocast",
     )
-    compile: bool | Literal["auto"] = option("auto", "torch.compile the model's step; auto: where it is safe and pays")
+    compile: bool | Literal["auto"] = option(
+        "auto", "torch.compile the model's step; auto: where it is safe and pays"
+    )
     threads: int | None = option(None, "CPU threads of torch; null: leave torch's setting")
-    ema: float = option(0.999, "decay of the moving average of the weights that is validated and saved; 0: off")
+    ema: float = option(
+        0.999, "decay of the moving average of the weights that is validated and saved; 0: off"
+    )
     validate_every: int = option(1, "epochs between validations")
-    stop_patience: int | None = option(None, "stop after this many validations without improvement; null: never")
+    stop_patience: int | None = option(
+        None, "stop after this many validations without improvement; null: never"
+    )
     save_every: int = option(200, "steps between saves of the resumable state")
     tensorboard: bool = option(True, "write TensorBoard files to RUN/tb")
 
@@ -87,4 +98,6 @@ class TrainingOptions:
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must lie in [0, 1), got {self.ema}")
         if self.threads is not None and not 1 <= self.threads <= (os.cpu_count() or 1) * 4:
-            raise ConfigError(f"threads must lie between 1 and {(os.cpu_count() or 1) * 4}, got {self.threads}")
+            raise ConfigError(
+                f"threads must lie between 1 and {(os.cpu_count() or 1) * 4}, got {self.threads}"
+            )

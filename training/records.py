@@ -44,8 +44,14 @@ class Records:
         if self.active and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=epochs, initial=done, unit=" epoch", mininterval=REDRAW, leave=False,
-                            bar_format="{l_bar}{bar}| {n:.2f}/{total} [{elapsed}<{remaining}]{postfix}")
+            self.bar = tqdm(
+                total=epochs,
+                initial=done,
+                unit=" epoch",
+                mininterval=REDRAW,
+                leave=False,
+                bar_format="{l_bar}{bar}| {n:.2f}/{total} [{elapsed}<{remaining}]{postfix}",
+            )
 
     @property
     def wants_bar(self) -> bool:
