@@ -1,0 +1,218 @@
+"""Facet as published: spline radial weights, tensor-product messages, a small network on a spherical grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from math import e, log
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..datasets.errors import UserError
+from ..datasets.statistics import Statistics
+from ..kernels.harmonics import spherical_harmonics
+from ..kernels.message import GraphPlan
+from ..kernels.radial import bessel_frequencies, exp_envelope, sinc_basis
+from ..kernels.sphere import SphereGrid, gauss_legendre_grid, soft_grid
+from .base import Potential
+from .blocks import Channels, Convolution, DegreeLinear, GridMixer, LayerNorm, adapt, join
+
+MARGIN = 0.5  # Å that the trainable cutoff may grow beyond its first value
+
+
+@dataclass(frozen=True)
+class FacetConfig:
+    """Hyper-parameters of `Facet`.
+
+    Attributes:
+        cutoff: Å, first value of the trainable cutoff.
+        lmax: largest degree of edge harmonics and grid.
+        hidden: channels per degree, one entry per layer before the scalar one.
+        embedding: width of the species embedding.
+        scalars: width of the last, scalar layer.
+        n_radial: sinc functions with trainable frequencies.
+        heads, mlp: heads and hidden width of the network on the grid.
+        grid: "gauss-legendre" (10 x 19) or "soft" (18 x 17, the published code's).
+        parity: "so3" as published, or "o3".
+        radial_power: messages are divided by (mean neighbours)^radial_power.
+    """
+
+    cutoff: float = 5.0
+    lmax: int = 3
+    hidden: tuple[Channels, ...] = ((128, 32, 16, 8), (128, 32, 16, 8))
+    embedding: int = 128
+    scalars: int = 128
+    n_radial: int = 8
+    heads: int = 2
+    mlp: int = 16
+    grid: str = "gauss-legendre"
+    parity: str = "so3"
+    radial_power: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.cutoff <= 0 or self.lmax < 1 or not self.hidden:
+            raise UserError(f"facet needs cutoff > 0, lmax >= 1 and at least one hidden layer, got {self}")
+        if self.grid not in ("gauss-legendre", "soft"):
+            raise UserError(f"grid must be 'gauss-legendre' or 'soft', got {self.grid!r}")
+        if any(len(channels) != self.lmax + 1 for channels in self.hidden):
+            raise UserError(
+                f"every entry of hidden needs lmax + 1 = {self.lmax + 1} channel counts, got {self.hidden}"
+            )
+
+    def sphere(self) -> SphereGrid:
+        """The grid of the mixers; in o3 mode its angles are even in number, so that it is closed under inversion."""
+        if self.grid == "soft":
+            return soft_grid(self.lmax, 18, 18 if self.parity == "o3" else 17)
+        return gauss_legendre_grid(self.lmax, 10, 20 if self.parity == "o3" else 19)
+
+
+PRESETS = {
+    "facet-small": FacetConfig(),
+    "facet-s": FacetConfig(
+        cutoff=6.0, lmax=2, hidden=((128, 64, 32), (128, 64, 32)), embedding=64, scalars=64
+    ),
+}
+
+
+class FacetLayer(nn.Module):
+    """Convolution with a linear residual, mixer, layer norm (zero scale at first) and the padded input added.
+
+    Args:
+        config: the model's hyper-parameters.
+        inputs, outputs: channels per degree; scalar outputs alone make the last layer, whose mixer is a plain network.
+
+    Source: Facet (arXiv 2509.08418), sheet 4.4 to 4.6.
+    """
+
+    def __init__(self, config: FacetConfig, inputs: Channels, outputs: Channels):
+        super().__init__()
+        self.outputs = outputs
+        self.convolution = Convolution(inputs, outputs, config.lmax, config.n_radial, config.parity)
+        self.residual = DegreeLinear(inputs, outputs)
+        self.mixer: nn.Module | None = None
+        self.scalar_mixer: nn.Module | None = None
+        if len(outputs) > 1:
+            self.mixer = GridMixer(
+                outputs, outputs, max(outputs[1:]), config.sphere(), config.heads, config.mlp
+            )
+        else:
+            c = outputs[0]
+            dense = [module for _ in range(3) for module in (nn.Linear(c, c, bias=False), nn.SiLU())]
+            self.scalar_mixer = nn.Sequential(*dense)
+        self.norm = LayerNorm(outputs)
+
+    def forward(self, messages: list[Tensor], own: list[Tensor]) -> list[Tensor]:
+        """Node features after the layer, blocks ``(N, 2l+1, C_l)``."""
+        residual = self.residual(own)
+        x = [m + r for m, r in zip(messages, residual, strict=False)] + messages[len(residual) :]
+        x = self.mixer(x) if self.mixer is not None else [self._scalars(x[0])]
+        return [n + a for n, a in zip(self.norm(x), adapt(own, self.outputs), strict=True)]
+
+    def _scalars(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.scalar_mixer(x)  # type: ignore[misc]
+        return mixed
+
+
+class Facet(Potential):
+    """Facet with the published architecture, made size-extensive.
+
+    Each atom's output is ``s+(a[Z]) s+(a0) eps + b[Z] + b0`` with s+(x) = softplus(x + ln(e - 1)); the total energy is
+    their sum on top of the reference energies (the paper averages over atoms). The full radius graph is used, not
+    the k nearest neighbours, whose energy jumps. In "so3" mode mirror images may differ in energy.
+
+    Args:
+        config: hyper-parameters.
+        elements: atomic numbers.
+        reference_energies: eV by atomic number.
+        scale: eV, first size of the interaction energy per atom.
+        mean_neighbors: average number of neighbours within the first cutoff; scaled by the cube of the trained one.
+
+    Source: Facet (arXiv 2509.08418); departures listed above.
+    """
+
+    architecture = "facet"
+
+    def __init__(
+        self,
+        config: FacetConfig,
+        elements: tuple[int, ...],
+        reference_energies: dict[int, float],
+        scale: float = 1.0,
+        mean_neighbors: float = 20.0,
+    ):
+        super().__init__(elements, reference_energies)
+        self.config, self.cutoff = config, config.cutoff + MARGIN
+        n_species = len(self.elements)
+        self.register_buffer("scale", torch.tensor(float(scale)))
+        self.register_buffer("mean_neighbors", torch.tensor(max(float(mean_neighbors), 1.0)))
+        self.r_max = nn.Parameter(torch.tensor(float(config.cutoff)))
+        self.frequencies = nn.Parameter(bessel_frequencies(config.n_radial, config.cutoff).float())
+        self.embedding = nn.Parameter(torch.randn(n_species, config.embedding))
+        widths: list[Channels] = [(config.embedding,), *config.hidden, (config.scalars,)]
+        self.layers = nn.ModuleList(
+            FacetLayer(config, inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
+        )
+        self.head = nn.Linear(config.scalars, 1, bias=False)
+        self.species_scale = nn.Parameter(torch.zeros(n_species))
+        self.species_shift = nn.Parameter(torch.zeros(n_species))
+        self.global_scale = nn.Parameter(torch.zeros(()))
+        self.global_shift = nn.Parameter(torch.zeros(()))
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], statistics: Statistics) -> Facet:
+        """Build from plain hyper-parameters, ``{"preset": "facet-small", ...}`` or single ones.
+
+        Raises:
+            UserError: a preset or hyper-parameter that does not exist or makes no sense.
+        """
+        plain = dict(config)
+        preset = plain.pop("preset", "facet-small")
+        if preset not in PRESETS:
+            raise UserError(f"no Facet preset {preset!r}; there are {sorted(PRESETS)}")
+        known = {f.name for f in fields(FacetConfig)}
+        if unknown := sorted(set(plain) - known):
+            raise UserError(f"unknown model settings {unknown}; facet knows {sorted(known | {'preset'})}")
+        if "hidden" in plain:
+            plain["hidden"] = tuple(tuple(channels) for channels in plain["hidden"])
+        return cls(
+            replace(PRESETS[preset], **plain),
+            tuple(statistics.elements),
+            statistics.reference_energies,
+            scale=statistics.force_rms,
+            mean_neighbors=statistics.mean_neighbors,
+        )
+
+    def atomic_energies(self, species: Tensor, vectors: Tensor, plan: GraphPlan) -> Tensor:
+        """Interaction energy of each atom ``(N,)`` eV."""
+        # The list was built for `cutoff`; a trained radius beyond it would cut edges off abruptly.
+        radius = self.r_max.clamp(max=self.cutoff)
+        basis = self._basis(vectors, plan, radius)
+        norm = (self.mean_neighbors * (radius / self.config.cutoff) ** 3) ** -self.config.radial_power
+        own = [self.embedding[species].unsqueeze(1)]
+        for k, layer in enumerate(self.layers):
+            if k == 0:
+                messages = layer.convolution.from_species(species, self.embedding, basis, plan)
+            else:
+                messages = layer.convolution(join(own), basis, plan)
+            own = layer([m * norm for m in messages], own)
+        output = (
+            self.head(own[0][:, 0])[:, 0]
+            * _positive(self.species_scale)[species]
+            * _positive(self.global_scale)
+        )
+        return (output + self.species_shift[species] + self.global_shift) * self.scale
+
+    def _basis(self, vectors: Tensor, plan: GraphPlan, radius: Tensor) -> Tensor:
+        """Harmonics times radial functions ``(N, D, (lmax+1)^2 n_radial)``, zero in empty slots."""
+        far = vectors.new_tensor([0.0, 2 * self.cutoff, 0.0])
+        padded = torch.where(plan.mask[..., None], vectors[plan.slots], far)
+        r = padded.square().sum(-1).sqrt()
+        radial = sinc_basis(r, self.frequencies, radius) * exp_envelope(r, radius)[..., None]
+        harmonics = spherical_harmonics(padded, self.config.lmax)
+        return (harmonics[..., :, None] * radial[..., None, :]).flatten(2)
+
+
+def _positive(x: Tensor) -> Tensor:
+    """softplus shifted so that 0 maps to 1."""
+    return nn.functional.softplus(x + log(e - 1))
