@@ -67,18 +67,35 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return data
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "configuration", prefix: str = "") -> T:
-    """Build the dataclass `cls` from a plain mapping, checking every key and type; see :func:`load_config`."""
+def from_dict(
+    cls: type[T],
+    data: Mapping[str, Any],
+    *,
+    where: str = "configuration",
+    prefix: str = "",
+    base: T | None = None,
+) -> T:
+    """Build the dataclass `cls` from a plain mapping, checking every key and type; see :func:`load_config`.
+
+    Keys that are left out keep the value of `base`, or else the default of their field.
+    """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
+    values = {} if base is None else {name: getattr(base, name) for name in fields}
     for key, value in data.items():
         if key not in fields:
             raise ConfigError(f"{where}: unknown key {prefix + str(key)!r}{_suggest(str(key), fields)}")
-        values[key] = _convert(hints[key], value, where, prefix + key)
+        kind, name = hints[key], prefix + key
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping | None):
+                raise _wrong(where, name, "a section with keys", value)
+            inner = values.get(key, default_of(fields[key]))
+            section = typing.cast(type, kind)
+            values[key] = from_dict(section, value or {}, where=where, prefix=name + ".", base=inner)
+        else:
+            values[key] = _convert(kind, value, where, name)
     for name, field in fields.items():
-        no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if no_default and name not in values:
+        if name not in values and default_of(field) is dataclasses.MISSING:
             raise ConfigError(
                 f"{where}: the key {prefix + name!r} is missing ({field.metadata.get('help', '')})"
             )
@@ -86,6 +103,13 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "configurat
         return cls(**values)
     except ConfigError as error:  # from a __post_init__ that checks ranges: say where
         raise ConfigError(f"{where}: {prefix}{error}") from None
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a dataclass field, or `dataclasses.MISSING`."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -100,7 +124,7 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
-def template(cls: type, *, indent: int = 0) -> str:
+def template(cls: type, *, base: Any = None, indent: int = 0) -> str:
     """A commented YAML text with every key of `cls`, its default and its help."""
     import yaml
 
@@ -108,18 +132,15 @@ def template(cls: type, *, indent: int = 0) -> str:
     pad, lines = "  " * indent, []
     for field in dataclasses.fields(cls):
         kind, text = hints[field.name], field.metadata.get("help", "")
+        default = default_of(field) if base is None else getattr(base, field.name)
         if dataclasses.is_dataclass(kind):
-            lines += [f"{pad}{field.name}:  # {text}", template(typing.cast(type, kind), indent=indent + 1)]
+            section = template(typing.cast(type, kind), base=default, indent=indent + 1)
+            lines += [f"{pad}{field.name}:  # {text}", section]
             continue
-        if field.default is not dataclasses.MISSING:
-            default = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        else:
-            default = None
         shown = yaml.safe_dump(default, default_flow_style=True, allow_unicode=True, width=1000)
-        shown = shown.removesuffix("\n").removesuffix("\n...")
-        lines.append(f"{pad}{field.name}: {shown}  # {text}")
+        lines.append(
+            f"{pad}{field.name}: {shown.removesuffix(chr(10)).removesuffix(chr(10) + '...')}  # {text}"
+        )
     return "\n".join(lines)
 
 
@@ -148,10 +169,6 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping | None):
-            raise _wrong(where, key, "a section with keys", value)
-        return from_dict(typing.cast(type, kind), value or {}, where=where, prefix=key + ".")
     if origin in (Union, types.UnionType):
         return _convert_union(kind, arguments, value, where, key)
     if origin is Literal:
