@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {name:10} {text}")
     print(f"\nkernel backends  {', '.join(facts['kernel_backends'])}")
     print("\nshipped models")
-    for name, card in facts["models"].items():
-        print(f"  {name:20} {one_line(card)}")
+    for name, header in facts["models"].items():
+        print(f"  {name:20} {one_line(header)}")
     if not facts["models"]:
         print("  none")
     if args.json:
@@ -51,13 +51,15 @@ def backends() -> list[str]:
 
 
 def models() -> dict[str, dict[str, Any]]:
-    """Shipped models: name to card."""
+    """Shipped models: name to the header of their file, card included."""
     from .. import potentials
 
     return dict(potentials.shipped())
 
 
-def one_line(card: dict[str, Any]) -> str:
-    """Elements and summary of a model card in one line."""
-    elements = " ".join(str(e) for e in card.get("elements", []))
-    return "  ".join(x for x in (elements, str(card.get("summary", ""))) if x)
+def one_line(header: dict[str, Any]) -> str:
+    """Elements and summary of a model's header in one line."""
+    from ..datasets.elements import symbol
+
+    elements = " ".join(symbol(int(z)) for z in header["elements"])
+    return "  ".join(x for x in (elements, str(header.get("card", {}).get("summary", ""))) if x)
