@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import Any
 
 from .read import iread, open_source, read
+from .split import split
 from .structure import Structure
+from .write import write
 
 _LAZY = {
     "DataError": "errors",
@@ -30,7 +32,7 @@ _LAZY = {
     "compute_statistics": "statistics",
     "GraphLoader": "loader",
 }
-__all__ = ["Structure", "iread", "open_source", "read"]
+__all__ = ["Structure", "iread", "open_source", "read", "split", "write"]
 __all__ += list(_LAZY)
 
 

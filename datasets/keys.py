@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -58,6 +58,10 @@ class KeyMap:
             values[key] = value
         return cls(**values)
 
+    def overlaid(self, other: KeyMap) -> KeyMap:
+        """These names, replaced where `other` gives one."""
+        return replace(self, **other.describe())
+
     def describe(self) -> dict[str, str]:
         """The fields that are set, as plain JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
@@ -76,7 +80,7 @@ PLAIN = {
     "magmom": ("magmom",),
     "magmoms": ("magmoms",),
     "charge": ("charge", "total_charge", "net_charge", "charge_total"),
-    "spin": ("spin", "multiplicity", "spin_multiplicity"),
+    "spin": ("spin", "multiplicity", "spin_multiplicity", "total_spin"),
 }
 STEMS = {
     "energy": "energ(?:y|ies)",
@@ -127,14 +131,13 @@ class Labeller:
     """
 
     def __init__(self, keys: KeyMap | None = None, units: Units | None = None, source: str = "") -> None:
-        self.keys = keys or KeyMap()
+        self.keys = self._named = keys or KeyMap()
         self.units = units or Units()
         self.source = source
         self.chosen: dict[str, str] = {}
         self._told: set[tuple[str, str]] = set()
         self._plans: dict[tuple[frozenset[str], frozenset[str]], dict[str, str]] = {}
-        self._native = all(factor == 1 for factor in self.units.factors().values())
-        self._native &= self.units.stress_sign in (None, 1) and self.units.stress_order is None
+        self._native = self.units.trivial
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}}
@@ -151,14 +154,23 @@ class Labeller:
             self.units.convert(frame)
         return frame
 
+    def adopt(self, keys: KeyMap, units: Units, layout: str) -> None:
+        """Take the names and units of a known layout wherever the user gave none, and say so."""
+        self.keys = keys.overlaid(self.keys)
+        self.units = self.units.merged(units)
+        self._native = self.units.trivial
+        said = ", ".join(f"{name} {unit}" for name, unit in self.units.describe().items())
+        if said:
+            log.warning("%s: %s layout, %s (name units for others)", self.source, layout, said)
+
     def check_found(self, seen: set[str], labels: set[str]) -> None:
         """After a whole file: refuse a key that the user named and that no frame had.
 
         Raises:
             DataError: names the key and its nearest matches among `seen`.
         """
-        for field in fields(self.keys):
-            key = (getattr(self.keys, field.name) or "").lstrip("-")
+        for field in fields(self._named):
+            key = (getattr(self._named, field.name) or "").lstrip("-")
             if key and field.name not in self.chosen and field.name not in labels:
                 near = get_close_matches(key, seen, n=3) or sorted(seen)
                 raise DataError(
@@ -183,8 +195,9 @@ class Labeller:
         for label in PLAIN:
             named = self.keys.of(label)
             if named is not None:
-                if named.lstrip("-") in present:
-                    plan[label] = named
+                key = _existing(named, present)
+                if key:
+                    plan[label] = key
                 continue
             if label in frame.labels:
                 continue
@@ -228,6 +241,15 @@ class Labeller:
             log.warning(
                 "%s: reading %s (name keys to choose others)", self.source or "frame", ", ".join(guessed)
             )
+
+
+def _existing(named: str, present: Iterable[str]) -> str:
+    """The key that the user (or a layout) means, with its sign; "" if it is not there; case counts last."""
+    sign, name = ("-", named[1:]) if named.startswith("-") else ("", named)
+    keys = list(present)
+    if name in keys:
+        return sign + name
+    return next((sign + key for key in keys if key.casefold() == name.casefold()), "") if name else ""
 
 
 def _usable(label: str, key: str, frame: Structure) -> bool:

@@ -114,6 +114,12 @@ class Units:
         factors["dipole"] = _factor(self.dipole or "e·Å", DIPOLE, "dipole")
         return factors
 
+    @property
+    def trivial(self) -> bool:
+        """Whether nothing has to be converted."""
+        plain = self.stress_sign in (None, 1) and self.stress_order is None
+        return plain and all(factor == 1 for factor in self.factors().values())
+
     def convert(self, structure: Structure) -> None:
         """Bring a structure whose numbers are in these units to ours, in place."""
         factors = self.factors()
@@ -122,11 +128,10 @@ class Units:
             structure.cell *= factors["length"]
         for key, value in structure.labels.items():
             if factors.get(key, 1.0) != 1:
-                structure.labels[key] = value * factors[key]
+                structure.labels[key] = np.asarray(value * factors[key])
         if "stress" in structure.labels:
-            if self.stress_order is not None:
-                structure.labels["stress"] = structure.labels["stress"][voigt_permutation(self.stress_order)]
-            structure.labels["stress"] = structure.labels["stress"] * (self.stress_sign or 1)
+            order = slice(None) if self.stress_order is None else voigt_permutation(self.stress_order)
+            structure.labels["stress"] = structure.labels["stress"][order] * (self.stress_sign or 1)
 
     def describe(self) -> dict[str, str | int]:
         """The fields that are set, as plain JSON."""

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from .. import codec
 from ..elements import symbols_to_numbers
 from ..errors import DataError
 from ..keys import Labeller
@@ -28,6 +29,7 @@ PAIR = re.compile(
     (?:=\s*(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\{[^{}]*\}|\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\]?|[^\s"]+))?""",
     re.VERBOSE,
 )
+ARRAY_KEY = "array:"  # before the name of a per-atom array that does not fit into columns
 BOOLEANS = {word: word[0] in "Tt" for word in ("T", "True", "TRUE", "true", "F", "False", "FALSE", "false")}
 
 
@@ -111,6 +113,8 @@ def parse_frame(lines: list[bytes], where: str) -> Structure:
         raise DataError(f"pbc needs three flags, found {pbc!r}", where)
     positions = arrays.pop("pos")
     bonds = info.pop("bonds", None)
+    for key in [key for key in info if key.startswith(ARRAY_KEY)]:
+        arrays[key.removeprefix(ARRAY_KEY)] = np.asarray(info.pop(key))
     try:
         return Structure(numbers, positions, cell, pbc, bonds=bonds, arrays=arrays, info=info)
     except DataError as error:
@@ -234,8 +238,8 @@ def parse_value(text: str) -> Any:
     inner = _unquote(text)
     if inner.startswith("_JSON"):
         try:
-            return json.loads(inner[5:])
-        except ValueError:
+            return codec.decode(inner[5:])
+        except DataError:
             return inner
     if inner[:1] == "{" and inner[-1:] == "}":
         inner = inner[1:-1]
