@@ -111,9 +111,10 @@ def to_ase(structure: Structure) -> ase.Atoms:
         if len(value) != structure.n_atoms:
             raise DataError(f"array {key!r} has {len(value)} rows for {structure.n_atoms} atoms")
         atoms.arrays[key] = value.copy()
-    for key, value in (("charge", structure.charge), ("spin", structure.spin)):
-        if value is not None:
-            info[key] = value
+    if structure.charge is not None:
+        info["charge"] = structure.charge
+    if structure.spin is not None:
+        info["spin"] = structure.spin
     if structure.bonds is not None:
         info["bonds"] = structure.bonds.copy()
     atoms.info = info

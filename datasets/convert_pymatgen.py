@@ -60,7 +60,8 @@ def to_pymatgen(structure: Structure) -> pymatgen.core.Structure | pymatgen.core
         except ValueError as error:
             raise DataError(f"pymatgen refuses {structure.formula}: {error}; mend charge or spin") from None
     own["cell"], own["spin"] = structure.cell.tolist(), structure.spin
-    lattice = pmg.Lattice(_invertible(structure.cell), pbc=tuple(bool(p) for p in structure.pbc))
+    a, b, c = structure.pbc
+    lattice = pmg.Lattice(_invertible(structure.cell), pbc=(bool(a), bool(b), bool(c)))
     return pmg.Structure(
         lattice,
         species,
@@ -145,7 +146,7 @@ def _species(structure: Structure, site_properties: dict[str, Any]) -> list[Any]
     return species
 
 
-def _species_properties(source: Any) -> dict[str, list[float]]:
+def _species_properties(source: Any) -> dict[str, list[Any]]:
     """Oxidation states and spins of the sites, where all sites state them."""
     oxidation = [getattr(site.specie, "oxi_state", None) for site in source]
     spins = [getattr(site.specie, "spin", None) for site in source]

@@ -102,7 +102,7 @@ def load_index(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, ValueError, KeyError, EOFError):
         pass  # absent or damaged: it is made again
     offsets, n_atoms = scan(path, name)
-    _save(cached, stamp=stamp, offsets=offsets, n_atoms=n_atoms)
+    _save(cached, stamp, offsets, n_atoms)
     return offsets, n_atoms
 
 
@@ -112,7 +112,9 @@ def scan(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: a count line is no number or the last frame is cut short.
     """
-    offsets, counts, position = [], [], 0
+    offsets: list[int] = []
+    counts: list[int] = []
+    position = 0
     with path.open("rb", buffering=1 << 20) as handle:
         for line in handle:
             if not line.strip():
@@ -138,12 +140,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]
 
 
-def _save(cached: Path, **arrays: np.ndarray) -> None:
+def _save(cached: Path, stamp: np.ndarray, offsets: np.ndarray, n_atoms: np.ndarray) -> None:
     """Write the index if the cache can be written; without it the file is scanned again next time."""
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as handle:
-            np.savez(handle, **arrays)
+            np.savez(handle, stamp=stamp, offsets=offsets, n_atoms=n_atoms)
         os.replace(handle.name, cached)
     except OSError:
         return

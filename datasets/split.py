@@ -61,9 +61,9 @@ def split_groups(keys: Sequence[Any], fractions: np.ndarray, seed: int) -> list[
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
     names = list(groups)
-    order = np.random.default_rng(seed).permutation(len(names))
+    shuffled = np.random.default_rng(seed).permutation(len(names)).tolist()
     # Large groups first, so that the small ones can level the parts.
-    order = sorted(order.tolist(), key=lambda g: -len(groups[names[g]]))
+    order = sorted(shuffled, key=lambda g: -len(groups[names[g]]))
     aims = fractions * len(keys)
     filled = np.zeros(len(fractions))
     parts: list[list[int]] = [[] for _ in fractions]

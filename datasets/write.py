@@ -69,9 +69,8 @@ def extxyz_frame(structure: Structure) -> str:
             columns.append((key, value))
         else:
             info[ARRAY_KEY + key] = value
-    for key, value in (("charge", structure.charge), ("spin", structure.spin), ("bonds", structure.bonds)):
-        if value is not None:
-            info[key] = value
+    physical = {"charge": structure.charge, "spin": structure.spin, "bonds": structure.bonds}
+    info.update({key: item for key, item in physical.items() if item is not None})
     info.update(structure.info)
     properties = ":".join(["species:S:1", *(f"{k}:{KINDS[v.dtype.kind]}:{_width(v)}" for k, v in columns)])
     head = [f'Lattice="{_numbers(structure.cell)}"'] if structure.cell.any() else []

@@ -125,7 +125,7 @@ def _declared_units(group: h5py.Group) -> Units:
         unit = group[name].attrs.get("units") if name in group else None
         if unit is not None:
             declared[kind] = unit.decode() if isinstance(unit, bytes) else str(unit)
-    return Units(**declared)
+    return Units(energy=declared.get("energy"), length=declared.get("length"), forces=declared.get("forces"))
 
 
 def _mace(root: h5py.Group, labeller: Labeller) -> Iterator[Structure]:

@@ -37,7 +37,11 @@ def read(path: Path, labeller: Labeller) -> Iterator[Structure]:
         if name in arrays:
             unit = str(arrays.pop(name))
             declared[kind] = SGDML_LENGTHS.get(unit, unit)
-    labeller.adopt(layout.keys, Units(**declared).merged(layout.units), layout.name)
+    labeller.adopt(
+        layout.keys,
+        Units(energy=declared.get("energy"), length=declared.get("length")).merged(layout.units),
+        layout.name,
+    )
     yield from blocks.frames(arrays, layout, labeller, labeller.source)
 
 

@@ -19,17 +19,14 @@ def read(path: Path, labeller: Labeller) -> Iterator[Structure]:
     Raises:
         DataError: a record that RDKit cannot parse, with its number.
     """
-    from rdkit import Chem, RDLogger
+    from rdkit import Chem, rdBase
 
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
         stream = cast(IO[bytes], handle)
-        RDLogger.DisableLog("rdApp.error")
-        try:
+        with rdBase.BlockLogs():  # what matters is raised below
             for number, mol in enumerate(Chem.ForwardSDMolSupplier(stream, sanitize=False, removeHs=False)):
                 where = f"{labeller.source}, frame {number}"
                 if mol is None:
                     raise DataError("RDKit cannot parse this record of the SD file", where)
                 mol.UpdatePropertyCache(strict=False)
                 yield labeller(from_rdkit(mol, where=where), where)
-        finally:
-            RDLogger.EnableLog("rdApp.error")
