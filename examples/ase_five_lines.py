@@ -1,7 +1,8 @@
 """Energy and forces of ethanol through ASE, then its nearest minimum. Run it from the repository root."""
 
-import tesseral
 from ase.io import read
+
+import tesseral
 
 atoms = read("examples/ethanol.xyz")
 atoms.calc = tesseral.Calculator("tesseral-organic")

@@ -1,10 +1,11 @@
 """Lattice constant and bulk modulus of copper from the shipped solids model. Run it from anywhere."""
 
 import numpy as np
-import tesseral
 from ase.build import bulk
 from ase.eos import EquationOfState
 from ase.units import GPa
+
+import tesseral
 
 model = tesseral.load("tesseral-solids")
 calculator = tesseral.Calculator(model)

@@ -88,7 +88,7 @@ def _learning(examples: Path, out: Path, numbers: Mapping[str, Any]) -> list[str
     rows = read_rows(out / "training" / "metrics.csv")
     text = (
         "Training started from the weights of tesseral-organic. The new frames come from another level of theory "
-        "(ωB97X instead of PBE), so the energies of the isolated atoms were estimated anew; the weights learned the rest."
+        "(ωB97X instead of PBE): the energies of the isolated atoms were estimated anew, the weights learned the rest."
     )
     names = {"before": "tesseral-organic", "after": "after training"}
     table = page.table(
@@ -128,7 +128,10 @@ def _parity(examples: Path, out: Path, names: Mapping[str, str]) -> str:
     from ..potentials.evaluate import evaluate
 
     source = open_source(examples / "data" / "3bpa_test.extxyz")
-    models = {names["before"]: "tesseral-organic", names["after"]: out / "training" / "best.safetensors"}
+    models: dict[str, str | Path] = {
+        names["before"]: "tesseral-organic",
+        names["after"]: out / "training" / "best.safetensors",
+    }
     results = {name: evaluate(load(model), source) for name, model in models.items()}
     reference = next(iter(results.values())).reference["forces"].flatten().numpy()
     predicted = {name: result.predicted["forces"].flatten().numpy() for name, result in results.items()}
@@ -140,7 +143,7 @@ def _parity(examples: Path, out: Path, names: Mapping[str, str]) -> str:
 
 def _relaxation(out: Path, numbers: Mapping[str, Any], steps: Mapping[str, Step]) -> list[str]:
     frames = read(out / "3bpa_relaxation.extxyz")
-    text = "Starting from a frame of the hot molecule, the forces are followed downhill until none is larger than 0.01 eV/Å."
+    text = "From a frame of the hot molecule, the forces are followed downhill until none is larger than 0.01 eV/Å."
     picture = sections.relaxation(relaxation_rows(frames), frames, name="relaxation", what="The way down")
     return [page.paragraph(text), picture, page.code(steps["relax"].text)]
 
