@@ -8,11 +8,8 @@ from typing import Literal
 
 Level = Literal["fatal", "warning", "note"]
 # Titles of findings that silence others, which would only be their consequences.
-LENGTH_UNIT, STRESS_UNIT, TWO_KINDS = (
-    "Lengths are not in Å",
-    "Stress is not in eV/Å³",
-    "Energies of two kinds",
-)
+LENGTH_UNIT, STRESS_UNIT = "Lengths are not in Å", "Stress is not in eV/Å³"
+TWO_KINDS, UNRELATED = "Energies of two kinds", "Forces do not belong to the energies"
 SHOWN = 12  # frame numbers in a printed list
 
 
