@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def choose_model(structures: Iterable[Atoms]) -> str:
     """Name of the first shipped model that covers all these structures.
 
-    A model fits when its elements include all of theirs and the "periodic" of its card (True: crystals and slabs, False:
-    molecules, absent: both) agrees with each structure. Raises UserError with the list of models when none does.
+    A model fits when its elements include all of theirs and the "periodic" of its card (True: crystals and
+    slabs, False: molecules, absent: both) agrees with each structure. Raises UserError with the list of
+    models when none does.
     """
     from ..potentials import shipped
 
@@ -27,13 +28,17 @@ def choose_model(structures: Iterable[Atoms]) -> str:
         periodic.add(bool(atoms.pbc.any()))
     models = shipped()
     for name, header in models.items():
-        if elements <= _elements(header) and _boundary(header) in (None, *periodic) and len(periodic) <= _kinds(header):
+        if (
+            elements <= _elements(header)
+            and _boundary(header) in (None, *periodic)
+            and len(periodic) <= _kinds(header)
+        ):
             return name
     kinds = " and ".join("periodic" if p else "non-periodic" for p in sorted(periodic))
     known = "; ".join(f"{name}: {_describe(header)}" for name, header in models.items()) or "none"
     raise UserError(
-        f"no shipped model covers {' '.join(symbol(z) for z in sorted(elements))} ({kinds}); shipped models: {known}. "
-        "Give your own with --model FILE"
+        f"no shipped model covers {' '.join(symbol(z) for z in sorted(elements))} ({kinds}); shipped models: "
+        f"{known}. Give your own with --model FILE"
     )
 
 

@@ -1,6 +1,7 @@
-"""The training domain of a model: how close atoms came, how many neighbours they had, how hard they were pulled.
+"""The training domain of a model: how close atoms came, how many neighbours they had, the largest force.
 
-Measured once over the training data, kept as plain data under "domain" in the model's card, and asked during dynamics.
+Measured once over the training data, kept as plain data under "domain" in the model's card, and asked during
+dynamics.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ NEIGHBOR_RADIUS = 4.0  # Å, first and second shell
 class Domain:
     """Ranges seen in training.
 
-    min_distance: Å by element pair, "C-H" with the lighter element second; neighbors: fewest and most atoms within
-    `radius` Å of an atom, by element; max_force: eV/Å, None where the data had no forces.
+    min_distance: Å by element pair, "C-H" with the lighter element second; neighbors: fewest and most atoms
+    within `radius` Å of an atom, by element; max_force: eV/Å, None where the data had no forces.
     """
 
     min_distance: Mapping[str, float] = field(default_factory=dict)
@@ -44,7 +45,9 @@ class Domain:
         values = dict(header.get("card") or {}).get("domain") or {}
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         if "neighbors" in known:
-            known["neighbors"] = {key: (int(low), int(high)) for key, (low, high) in known["neighbors"].items()}
+            known["neighbors"] = {
+                key: (int(low), int(high)) for key, (low, high) in known["neighbors"].items()
+            }
         return cls(**known)
 
 
@@ -54,7 +57,7 @@ def pair_name(first: int, second: int) -> str:
 
 
 def measure_domain(structures: Iterable[Structure], radius: float = NEIGHBOR_RADIUS) -> Domain:
-    """The domain of a data set, in one pass: pair distances and neighbour counts within `radius` Å, and forces."""
+    """The domain of a data set in one pass; distances and neighbour counts within `radius` Å."""
     shortest: dict[str, float] = {}
     counts: dict[str, tuple[int, int]] = {}
     largest: float | None = None
@@ -63,7 +66,8 @@ def measure_domain(structures: Iterable[Structure], radius: float = NEIGHBOR_RAD
         source, target, shifts = neighbor_list(structure.positions, structure.cell, structure.pbc, radius)
         vectors = structure.positions[source] - structure.positions[target] + shifts @ structure.cell
         lengths = np.linalg.norm(vectors, axis=1)
-        pairs = np.maximum(numbers[source], numbers[target]) * 1000 + np.minimum(numbers[source], numbers[target])
+        first, second = numbers[source], numbers[target]
+        pairs = np.maximum(first, second) * 1000 + np.minimum(first, second)
         for code in np.unique(pairs):
             name = pair_name(*divmod(int(code), 1000))
             shortest[name] = min(shortest.get(name, np.inf), float(lengths[pairs == code].min()))
@@ -81,7 +85,7 @@ def measure_domain(structures: Iterable[Structure], radius: float = NEIGHBOR_RAD
 def distance_floor(numbers: np.ndarray, domain: Domain, slack: float) -> np.ndarray:
     """Shortest distance allowed (k, k) in Å between the k elements `numbers`.
 
-    `slack` times the training minimum where the domain knows the pair, half the sum of the covalent radii else.
+    `slack` times the training minimum of the pair, half the sum of the covalent radii where it is not known.
     """
     radii = COVALENT_RADII[numbers]
     floor = COVALENT_FRACTION * (radii[:, None] + radii[None, :])

@@ -32,9 +32,9 @@ SAVE_EVERY = 100
 class MDResult:
     """What a run gave.
 
-    atoms: the end, with its calculator; step: steps done in all; steps_run: by this call; temperature_K (mean, standard
-    deviation) and pressure_GPa over all records of the run; drift: slope of the conserved energy in meV/atom/ps (None
-    for a single record); steps_per_second; seed; settings; files: by role.
+    atoms: the end, with its calculator; step: steps done in all; steps_run: by this call; temperature_K
+    (mean, standard deviation) and pressure_GPa over all records of the run; drift: slope of the conserved
+    energy in meV/atom/ps (None for a single record); steps_per_second; seed; settings; files: by role.
     """
 
     atoms: Atoms
@@ -82,7 +82,7 @@ class Files:
 
     @classmethod
     def beside(cls, output: str | PathLike[str]) -> Files:
-        """`run.extxyz` goes with run.thermo.csv, run.state.safetensors and, when stopped, run.stopped.extxyz."""
+        """run.thermo.csv, run.state.safetensors and run.stopped.extxyz go with `run.extxyz`."""
         path = Path(output)
         check_format(path)
         endings = (".thermo.csv", ".state.safetensors", ".stopped.extxyz")
@@ -97,8 +97,8 @@ class Files:
         present = [path for path in self.all() if path.exists()]
         if present and not force:
             raise UserError(
-                f"{', '.join(map(str, present))} exist(s) already: choose another name, continue the run with --resume, or "
-                "replace it with --force"
+                f"{', '.join(map(str, present))} exist(s) already: choose another name, continue the run "
+                "with --resume, or replace it with --force"
             )
         for path in present:
             path.unlink()
@@ -130,7 +130,8 @@ def run_md(
         atoms: the start (unchanged); its momenta are used where it has any, else drawn.
         model: name, path, `Potential`, or any ASE calculator.
         steps: steps of the whole run; with `resume` those already done count.
-        output: trajectory to write (.extxyz, .traj, .h5); other files lie beside it, see `Files`. None: no files.
+        output: trajectory to write (.extxyz, .traj, .h5); other files lie beside it, see `Files`. None: no
+            files.
         resume: go on from the saved state; the result is that of a run that never stopped.
         force: replace the files of an earlier run.
         every: steps between records (frame and row of the log); save_every: between saved states.
@@ -138,8 +139,9 @@ def run_md(
         hooks: pairs (function, interval), see `Simulation.attach`.
         settings: fields of `Settings`; when resuming only those that agree with the saved run.
 
-    Raises: UserError for what cannot be run; SimulationStoppedError (a UserError) when the run leaves its limits, after
-        writing the last good frame; KeyboardInterrupt after saving the state, when Ctrl-C or SIGTERM came.
+    Raises: UserError for what cannot be run; SimulationStoppedError (a UserError) when the run leaves its
+        limits, after writing the last good frame; KeyboardInterrupt after saving the state, when Ctrl-C or
+        SIGTERM came.
     """
     if steps < 0:
         raise UserError(f"steps = {steps}: must not be negative")
@@ -151,7 +153,7 @@ def run_md(
     if saved is not None:
         _refuse_changes(saved, settings, seed, _identity(calculator))
         settings, seed = saved.meta["settings"], int(saved.meta["seed"])
-        every = every or int(saved.meta["every"])
+        every = int(saved.meta["every"]) if every is None else every
     simulation = Simulation(
         atoms,
         calculator,
@@ -164,7 +166,7 @@ def run_md(
         simulation.restore(saved)
     elif files is not None:
         files.clear(force)
-    recorder = Recorder(simulation, files, saved, every or EVERY)
+    recorder = Recorder(simulation, files, saved, EVERY if every is None else every)
     for function, interval in hooks:
         simulation.attach(function, interval)
     if files is not None:
@@ -185,7 +187,8 @@ class Recorder:
                 self._write_state(0, 0)
             marks = saved.meta["marks"] if saved else (0, 0)
             truncate(files.thermo, marks[1])
-            self.trajectory, self.thermo = open_trajectory(files.trajectory, marks[0]), ThermoLog(files.thermo)
+            self.trajectory = open_trajectory(files.trajectory, marks[0])
+            self.thermo = ThermoLog(files.thermo)
         if simulation.step == 0:
             self.record()
         simulation.attach(lambda _: self.record(), every)
@@ -199,7 +202,7 @@ class Recorder:
             self.thermo.write(row)
 
     def save(self) -> None:
-        """Save the state, after everything recorded so far is on the disk. The state of step 0 records nothing."""
+        """Save the state after what was recorded is on the disk (the state of step 0 records nothing)."""
         if self.trajectory is not None and self.thermo is not None and self.simulation.step > 0:
             self._write_state(self.trajectory.mark(), self.thermo.mark())
 
@@ -216,7 +219,7 @@ class Recorder:
         write_state(self.files.state, state)
 
     def write_stopped(self, error: SimulationStoppedError) -> Path | None:
-        """Write the last good frame and the one that failed; returns the file, None without files or frames."""
+        """Write the last good frame and the one that failed; returns the file, None if there is none."""
         from ase.io import write
 
         frames = [frame for frame in (error.last_good, error.offending) if frame is not None]
@@ -239,9 +242,13 @@ def _drive(simulation: Simulation, recorder: Recorder, steps: int, progress: boo
     from tqdm import tqdm
 
     first, begin = simulation.step, time.perf_counter()
-    with tqdm(total=steps, initial=first, unit=" steps", disable=None if progress else True, leave=False) as bar:
+    with tqdm(
+        total=steps, initial=first, unit=" steps", disable=None if progress else True, leave=False
+    ) as bar:
         simulation.attach(lambda _: bar.update())
-        simulation.attach(lambda s: bar.set_postfix_str(f"{s.temperature():.0f} K", refresh=False), recorder.every)
+        simulation.attach(
+            lambda s: bar.set_postfix_str(f"{s.temperature():.0f} K", refresh=False), recorder.every
+        )
         try:
             finished = simulation.run(steps)
             recorder.save()
@@ -287,9 +294,13 @@ def _refuse_changes(saved: State, settings: dict[str, Any], seed: int | None, mo
     """Raise UserError when what is asked now contradicts the run that is to be resumed."""
     before = {**saved.meta["settings"], "seed": saved.meta["seed"], **saved.meta["model"]}
     now = {**settings, **({} if seed is None else {"seed": seed}), **model}
-    changed = [f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value]
+    changed = [
+        f"{name} was {before.get(name)}, is {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
     if changed:
         raise UserError(
-            f"the run cannot be resumed with other settings: {'; '.join(changed)}. Leave them out, or start a new run "
-            "from the last frame"
+            f"the run cannot be resumed with other settings: {'; '.join(changed)}. Leave them out, or start "
+            "a new run from the last frame"
         )

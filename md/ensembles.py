@@ -1,13 +1,14 @@
-"""The ensembles and their integrators: ASE's, with the right count of degrees of freedom and a state to restart from.
+"""The ensembles and their integrators: ASE's, with the right degrees of freedom and a state to restart from.
 
     nve                     velocity Verlet
     nvt  langevin           BAOAB (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102, 2013)
     nvt  nose-hoover        Nosé–Hoover chain (Martyna, Klein, Tuckerman, J. Chem. Phys. 97, 2635, 1992)
-    nvt  bussi              stochastic velocity rescaling (Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101, 2007)
-    npt  isotropic | full   Martyna–Tobias–Klein (J. Chem. Phys. 101, 4177, 1994): volume alone, or the whole cell
+    nvt  bussi              velocity rescaling (Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101, 2007)
+    npt  isotropic | full   volume or cell (Martyna, Tobias, Klein, J. Chem. Phys. 101, 4177, 1994)
 
-ASE counts 3 N degrees of freedom in its thermostats. Where the momentum (and, for molecules, the angular momentum) of the
-whole is conserved and was set to zero, that heats a small system by 3 N / f; here each thermostat is told the true f.
+ASE counts 3 N degrees of freedom in its thermostats. Where the momentum (and, for molecules, the angular
+momentum) of the whole is conserved and was set to zero, that heats a small system by 3 N / f; here each
+thermostat is told the true f.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ STOCHASTIC = ("langevin", "bussi")
 class Settings:
     """What is simulated; equal settings, start and seed give equal trajectories.
 
-    ensemble "nve", "nvt" or "npt"; thermostat "langevin", "nose-hoover" or "bussi" (nvt only); barostat "isotropic" or
-    "full" (npt only); temperature_K of the thermostat and of the velocities drawn at the start; pressure_GPa (npt);
-    timestep_fs; thermostat_fs and barostat_fs: their time constants (Langevin: 1 / friction). Raises UserError for
-    values that name no simulation.
+    ensemble "nve", "nvt" or "npt"; thermostat "langevin", "nose-hoover" or "bussi" (nvt only); barostat
+    "isotropic" or "full" (npt only); temperature_K of the thermostat and of the velocities drawn at the
+    start; pressure_GPa (npt); timestep_fs; thermostat_fs and barostat_fs: their time constants (Langevin: 1 /
+    friction). Raises UserError for values that name no simulation.
     """
 
     ensemble: str = "nvt"
@@ -68,7 +69,9 @@ class Settings:
             if not 0 < getattr(self, name) < np.inf:
                 raise UserError(f"{name} = {getattr(self, name)}: must be a positive number of femtoseconds")
         if not 0 <= self.temperature_K < np.inf or (self.temperature_K == 0 and self.ensemble != "nve"):
-            raise UserError(f"temperature_K = {self.temperature_K}: must be positive (0 is allowed in nve only)")
+            raise UserError(
+                f"temperature_K = {self.temperature_K}: must be positive (0 is allowed in nve only)"
+            )
         if not np.isfinite(self.pressure_GPa):
             raise UserError(f"pressure_GPa = {self.pressure_GPa}: must be a number")
 
@@ -104,21 +107,25 @@ class Langevin(LangevinBAOAB):
         self.transferred_energy += self.atoms.get_kinetic_energy() - before
 
 
-def build(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Generator) -> MolecularDynamics:
-    """The integrator for atoms with a calculator; `freedom`: degrees of freedom whose temperature is controlled.
+def build(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Generator) -> Any:
+    """The integrator for atoms with a calculator; `freedom`: degrees of freedom that are thermostatted.
 
     Raises UserError for a cell or constraints that the ensemble cannot handle.
     """
     _check_constraints(atoms, settings)
     if settings.ensemble == "npt" and not atoms.pbc.all():
-        raise UserError(f"npt needs three periodic axes, the structure has pbc {atoms.pbc.tolist()}: use nvt or nve")
+        raise UserError(
+            f"npt needs three periodic axes, the structure has pbc {atoms.pbc.tolist()}: use nvt or nve"
+        )
     return _BUILDERS[settings.integrator](atoms, settings, freedom, rng)
 
 
 def _check_constraints(atoms: Atoms, settings: Settings) -> None:
     moving = [type(c).__name__ for c in atoms.constraints if not isinstance(c, FixAtoms)]
     if atoms.constraints and settings.ensemble == "npt":
-        raise UserError("npt cannot keep atoms fixed while the cell changes: remove the constraints, or use nvt")
+        raise UserError(
+            "npt cannot keep atoms fixed while the cell changes: remove the constraints, or use nvt"
+        )
     if moving and settings.integrator not in ("nve", "bussi"):
         raise UserError(
             f"{settings.integrator} knows no constraint but FixAtoms, the structure has {', '.join(moving)}: "
@@ -143,7 +150,9 @@ def _langevin(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Gen
 
 def _bussi(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Generator) -> MolecularDynamics:
     if atoms.get_kinetic_energy() <= 0:
-        raise UserError("bussi rescales velocities and the structure has none: let them be drawn, or use langevin")
+        raise UserError(
+            "bussi rescales velocities and the structure has none: let them be drawn, or use langevin"
+        )
     dynamics = Bussi(
         atoms,
         settings.timestep_fs * units.fs,
@@ -185,9 +194,9 @@ def _mtk(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Generato
 
 
 def _chain(dynamics: MolecularDynamics, settings: Settings, freedom: int) -> NoseHooverChainThermostat:
-    """A Nosé–Hoover chain for `freedom` degrees of freedom; ASE writes them as three times a number of atoms."""
+    """A Nosé–Hoover chain for `freedom` degrees of freedom, which ASE writes as 3 × a number of atoms."""
     return NoseHooverChainThermostat(
-        num_atoms_global=freedom / 3,
+        num_atoms_global=freedom / 3,  # type: ignore[arg-type]
         masses=dynamics.masses,
         temperature_K=settings.temperature_K,
         tdamp=settings.thermostat_fs * units.fs,
@@ -218,7 +227,9 @@ INTERNALS: dict[str, tuple[str, ...]] = {
 
 def internals(dynamics: MolecularDynamics, settings: Settings) -> dict[str, np.ndarray]:
     """The integrator's own variables as float64 arrays, by name."""
-    return {path: np.array(_walk(dynamics, path), dtype=np.float64) for path in INTERNALS[settings.integrator]}
+    return {
+        path: np.array(_walk(dynamics, path), dtype=np.float64) for path in INTERNALS[settings.integrator]
+    }
 
 
 def restore_internals(dynamics: MolecularDynamics, settings: Settings, values: dict[str, np.ndarray]) -> None:
@@ -235,7 +246,7 @@ def _walk(owner: Any, path: str) -> Any:
     return owner
 
 
-def conserved_energy(dynamics: MolecularDynamics, settings: Settings) -> float:
+def conserved_energy(dynamics: Any, settings: Settings) -> float:
     """The quantity (eV) whose drift measures the integration error in this ensemble."""
     if settings.integrator in ("nve", *STOCHASTIC):
         return float(dynamics.atoms.get_total_energy() - getattr(dynamics, "transferred_energy", 0.0))

@@ -30,7 +30,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
 
     def note(number: int, frame: FrameType | None) -> None:
         state.requested = True
-        signal.signal(number, old[number])
+        signal.signal(number, old[signal.Signals(number)])
 
     try:
         for number in signals:

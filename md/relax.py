@@ -33,9 +33,9 @@ CELL_MODES = ("volume", "shape")
 class RelaxResult:
     """What a relaxation gave.
 
-    atoms: the end, with energy, forces (and stress) attached; converged; steps; energy and energy_start (eV); fmax: largest
-    force on an atom (eV/Å); max_stress_GPa: largest component of the stress (less the pressure asked for) that was
-    relaxed, None for a fixed cell; seconds.
+    atoms: the end, with energy, forces (and stress) attached; converged; steps; energy and energy_start (eV);
+    fmax: largest force on an atom (eV/Å); max_stress_GPa: largest component of the stress (less the pressure
+    asked for) that was relaxed, None for a fixed cell; seconds.
     """
 
     atoms: Atoms
@@ -57,7 +57,10 @@ class RelaxResult:
             "energy": {"value": self.energy, "start": self.energy_start, "unit": "eV"},
             "fmax": {"value": self.fmax, "unit": "eV/Å"},
             "max_stress": {"value": self.max_stress_GPa, "unit": "GPa"},
-            "volume": {"value": float(self.atoms.get_volume()) if self.atoms.pbc.all() else None, "unit": "Å³"},
+            "volume": {
+                "value": float(self.atoms.get_volume()) if self.atoms.pbc.all() else None,
+                "unit": "Å³",
+            },
             "seconds": self.seconds,
         }
 
@@ -85,9 +88,10 @@ def relax(
     Arguments:
         atoms: the start (unchanged); its constraints hold.
         model: name, path, `Potential`, or any ASE calculator.
-        cell: False: fixed; True: all six strains; "volume": isotropic; "shape": at constant volume; six booleans: the
-            strains xx yy zz yz xz xy to relax.
-        fmax: eV/Å, largest force on an atom at convergence. smax_GPa: likewise the stress on a cell that relaxes.
+        cell: False: fixed; True: all six strains; "volume": isotropic; "shape": at constant volume; six
+            booleans: the strains xx yy zz yz xz xy to relax.
+        fmax: eV/Å, largest force on an atom at convergence. smax_GPa: likewise the stress on a cell that
+            relaxes.
         steps: at most so many. optimizer: "bfgs", "lbfgs" or "fire".
         symmetry: keep the space group of the start (three periodic axes; needs spglib).
         pressure_GPa: outer pressure on a cell that relaxes.
@@ -97,6 +101,8 @@ def relax(
     Returns a `RelaxResult`; not reaching the tolerances is no error, see `converged`.
     Raises UserError for options or structures that cannot be relaxed.
     """
+    from tqdm import tqdm
+
     if optimizer not in OPTIMIZERS:
         raise UserError(f"optimizer {optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
     if not fmax > 0 or not smax_GPa > 0 or steps < 0:
@@ -110,8 +116,10 @@ def relax(
         _keep_symmetry(work)
     target = work if cell is False else _cell_filter(work, cell, pressure_GPa)
     driver = _optimizer(optimizer)(target, logfile=None if log is None else str(log))
+    bar = tqdm(total=steps, unit=" steps", disable=None if progress else True, leave=False)
     try:
-        start, n_steps, converged = _iterate(driver, work, target, fmax, smax_GPa, steps, frames, progress)
+        start = float(work.get_potential_energy())
+        converged = _iterate(driver, target, _Goal(fmax, smax_GPa), frames, bar)
         residual = None if target is work else _residual_stress(target)
         largest = _largest_force(work)
         work.set_constraint(constraints)
@@ -119,12 +127,13 @@ def relax(
     except CalculationFailed as error:
         raise UserError(f"the relaxation failed at step {driver.nsteps}: {error}; check the start") from error
     finally:
+        bar.close()
         if frames is not None:
             frames.close()
     return RelaxResult(
         atoms=result,
         converged=converged,
-        steps=n_steps,
+        steps=driver.nsteps,
         energy=float(result.get_potential_energy()),
         energy_start=start,
         fmax=largest,
@@ -133,35 +142,34 @@ def relax(
     )
 
 
-def _iterate(
-    driver: Optimizer,
-    work: Atoms,
-    target: Any,
-    fmax: float,
-    smax: float,
-    steps: int,
-    frames: Trajectory | None,
-    progress: bool,
-) -> tuple[float, int, bool]:
-    """Step until the forces on atoms (and the stress) are small; returns the first energy, steps, converged.
+@dataclass(frozen=True)
+class _Goal:
+    """When a relaxation is done: forces on atoms, and the stress on a cell that relaxes, each in its unit.
 
-    ASE's own criterion mixes both into one vector that is scaled by the number of atoms; here each has its unit.
+    ASE's criterion mixes both into one vector, the stress scaled by the number of atoms.
     """
-    from tqdm import tqdm
 
-    start = float(work.get_potential_energy())
-    converged = False
-    with tqdm(total=steps, unit=" steps", disable=None if progress else True, leave=False) as bar:
-        for _ in driver.irun(fmax=0.0, steps=steps):
-            if frames is not None:
-                frames.write(_frozen(work))
-            largest = _largest_force(work)
-            bar.set_postfix_str(f"fmax {largest:.4f} eV/Å", refresh=False)
-            bar.update(driver.nsteps - bar.n)
-            converged = largest <= fmax and (target is work or _residual_stress(target) <= smax)
-            if converged:
-                break
-    return start, driver.nsteps, converged
+    fmax: float
+    smax_GPa: float
+
+    def reached(self, atoms: Atoms, target: Any) -> bool:
+        """`target` is the filter of the cell, or `atoms` themselves."""
+        if _largest_force(atoms) > self.fmax:
+            return False
+        return target is atoms or _residual_stress(target) <= self.smax_GPa
+
+
+def _iterate(driver: Optimizer, target: Any, goal: _Goal, frames: Trajectory | None, bar: Any) -> bool:
+    """Step until the goal is reached (True) or the steps of the bar are used up."""
+    atoms = getattr(target, "atoms", target)
+    for _ in driver.irun(fmax=0.0, steps=bar.total):
+        if frames is not None:
+            frames.write(_frozen(atoms))
+        bar.set_postfix_str(f"fmax {_largest_force(atoms):.4f} eV/Å", refresh=False)
+        bar.update(driver.nsteps - bar.n)
+        if goal.reached(atoms, target):
+            return True
+    return False
 
 
 def _optimizer(name: str) -> Any:
@@ -171,13 +179,25 @@ def _optimizer(name: str) -> Any:
 
 
 def _cell_filter(atoms: Atoms, cell: bool | str | Sequence[bool], pressure_GPa: float) -> Any:
-    """The filter that adds the free strains to the positions. Raises UserError for a cell that cannot relax."""
+    """The filter that adds the free strains to the positions. Raises UserError where none can relax."""
     from ase.filters import FrechetCellFilter
+
+    class CellFilter(FrechetCellFilter):
+        """ASE's filter, its forces kept: optimisers ask four times a step, and the matrix functions cost."""
+
+        _asked: tuple[bytes, bytes] | None = None
+
+        def get_forces(self, **options: Any) -> np.ndarray:
+            now = (self.atoms.positions.tobytes(), self.atoms.cell.array.tobytes())
+            if now != self._asked:
+                self._kept = super().get_forces(**options)
+                self._asked = now
+            return self._kept.copy()
 
     if not atoms.pbc.all():
         raise StressUndefinedError(
-            f"the cell of a structure with pbc {atoms.pbc.tolist()} cannot be relaxed: stress needs three periodic axes; "
-            "leave out --cell"
+            f"the cell of a structure with pbc {atoms.pbc.tolist()} cannot be relaxed: stress needs three "
+            "periodic axes; leave out --cell"
         )
     mask = None
     if isinstance(cell, str):
@@ -186,8 +206,10 @@ def _cell_filter(atoms: Atoms, cell: bool | str | Sequence[bool], pressure_GPa: 
     elif cell is not True:
         mask = [bool(component) for component in cell]  # type: ignore[union-attr]
         if len(mask) != 6 or not any(mask):
-            raise UserError(f"cell {mask}: expected six booleans (xx yy zz yz xz xy), at least one of them True")
-    return FrechetCellFilter(
+            raise UserError(
+                f"cell {mask}: expected six booleans (xx yy zz yz xz xy), at least one of them True"
+            )
+    return CellFilter(
         atoms,
         mask=mask,
         hydrostatic_strain=cell == "volume",
@@ -210,7 +232,9 @@ def _largest_force(atoms: Atoms) -> float:
 def _keep_symmetry(atoms: Atoms) -> None:
     """Add the constraint that keeps the space group."""
     if not atoms.pbc.all():
-        raise UserError(f"symmetry needs three periodic axes, the structure has pbc {atoms.pbc.tolist()}: leave it out")
+        raise UserError(
+            f"symmetry needs three periodic axes, the structure has pbc {atoms.pbc.tolist()}: leave it out"
+        )
     try:
         from ase.constraints import FixSymmetry
 
@@ -220,7 +244,7 @@ def _keep_symmetry(atoms: Atoms) -> None:
 
 
 def _frozen(atoms: Atoms) -> Atoms:
-    """A copy that carries energy, forces and (three periodic axes) stress as numbers, free of its calculator."""
+    """A copy that carries energy, forces and (three periodic axes) stress as numbers."""
     results: dict[str, Any] = {
         "energy": atoms.get_potential_energy(),
         "forces": atoms.get_forces(apply_constraint=False),
@@ -235,12 +259,14 @@ def _frozen(atoms: Atoms) -> Atoms:
 def _open(
     trajectory: str | PathLike[str] | None, log: str | PathLike[str] | None, force: bool
 ) -> Trajectory | None:
-    """Make room for both files and open the trajectory. Raises UserError when one exists and `force` is False."""
+    """Make room for both files and open the trajectory. Raises UserError where one must not be replaced."""
     if trajectory is not None:
         check_format(Path(trajectory))
     for path in (Path(name) for name in (trajectory, log) if name is not None):
         if path.exists():
             if not force:
-                raise UserError(f"{path} exists already: choose another name, or replace it with force=True (--force)")
+                raise UserError(
+                    f"{path} exists already: choose another name, or replace it with force=True (--force)"
+                )
             path.unlink()
     return None if trajectory is None else open_trajectory(Path(trajectory))

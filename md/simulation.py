@@ -1,4 +1,4 @@
-"""One simulation in memory: atoms, integrator, checks and hooks; its whole state can be taken out and put back."""
+"""One simulation in memory: atoms, integrator, checks, hooks; its state can be taken out and put back."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Simulation:
         limits: where to stop; the model's training domain is read from its card.
         allow_nonconservative: run NVE with forces that are no gradient of the energy.
 
-    Motion of the whole (drift; rotation of a molecule) is removed at the start wherever the integrator would keep it for
-    ever. Attributes: atoms, settings, seed, step (steps done).
-    Raises UserError for settings that do not fit the structure or the model.
+    Motion of the whole (drift; rotation of a molecule) is removed at the start wherever the integrator would
+    keep it for ever. Attributes: atoms, settings, seed, step (steps done). Raises UserError for settings that
+    do not fit the structure or the model.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Simulation:
     def attach(self, function: Hook, interval: int = 1) -> None:
         """Call `function(simulation)` after every `interval`-th step (counted from the start of the run)."""
         if interval < 1:
-            raise UserError(f"interval = {interval}: must be a positive number of steps")
+            raise UserError(f"an interval of {interval} steps was asked: it must be positive")
         self._hooks.append((function, interval))
 
     def run(self, until: int) -> bool:
@@ -159,9 +159,11 @@ class Simulation:
         )
 
     def frame(self) -> Atoms:
-        """This step as Atoms with energy, forces and (three periodic axes) stress, apart from the running ones."""
+        """A copy of this step with energy, forces and (three periodic axes) stress."""
         results = {k: v for k, v in self.atoms.calc.results.items() if k in RESULTS}
-        return self._frame(self.step, self.atoms.positions, self.atoms.get_momenta(), self.atoms.cell, results)
+        return self._frame(
+            self.step, self.atoms.positions, self.atoms.get_momenta(), self.atoms.cell, results
+        )
 
     def last_good(self) -> Atoms | None:
         """The last step that passed every check, likewise; None before the first."""
@@ -206,8 +208,8 @@ class Simulation:
         same = np.array_equal(arrays["numbers"], self.atoms.numbers)
         if not same or not np.array_equal(arrays["pbc"].astype(bool), self.atoms.pbc):
             raise UserError(
-                "the saved state belongs to another structure (other elements, order of atoms or periodic axes): give the "
-                "structure that the run was started with"
+                "the saved state belongs to another structure (other elements, order of atoms or periodic "
+                "axes): give the structure that the run was started with"
             )
         self.atoms.set_cell(arrays["cell"])
         self.atoms.set_positions(arrays["positions"], apply_constraint=False)
@@ -223,7 +225,7 @@ class Simulation:
 
 
 def _plain_copy(atoms: Atoms) -> Atoms:
-    """Atoms without labels and results of elsewhere, which would go stale: geometry, momenta, masses, charge and spin."""
+    """Geometry, momenta, masses, charge and spin; labels and results of elsewhere would go stale."""
     copy = atoms.copy()
     for name in set(copy.arrays) - set(KEPT_ARRAYS):
         del copy.arrays[name]
@@ -234,6 +236,6 @@ def _plain_copy(atoms: Atoms) -> Atoms:
 def _refuse_nonconservative(calculator: BaseCalculator, settings: Settings, allowed: bool) -> None:
     if settings.ensemble == "nve" and not getattr(calculator, "conservative", True) and not allowed:
         raise UserError(
-            "this model's forces are no gradient of its energy, so NVE does not conserve energy; use nvt, or ask for it by "
-            "name: allow_nonconservative=True (--allow-nonconservative)"
+            "this model's forces are no gradient of its energy, so NVE does not conserve energy; use nvt, or "
+            "ask for it by name: allow_nonconservative=True (--allow-nonconservative)"
         )

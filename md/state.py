@@ -1,4 +1,4 @@
-"""The state of a running simulation in one file: safetensors with JSON, written atomically, never a pickle."""
+"""The state of a simulation in one file: safetensors with JSON, written atomically, never a pickle."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ KEY = "tesseral"
 class State:
     """Everything from which a run goes on as if it had never stopped.
 
-    arrays: numbers, positions, momenta, cell, pbc, masses and the integrator's variables under "integrator/…", all as
-    plain arrays; meta: step, seed, settings, model, random generator, limits, running averages, positions in files.
+    arrays: numbers, positions, momenta, cell, pbc, masses and the integrator's variables under
+    "integrator/…", all as plain arrays; meta: step, seed, settings, model, random generator, limits, running
+    averages, positions in files.
     """
 
     arrays: dict[str, np.ndarray]
@@ -35,7 +36,7 @@ class State:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Write the state so that a reader finds the old one or the whole new one, also after a crash of the machine."""
+    """Write the state so that a reader finds the old one or the whole new one, also after a crash."""
     from safetensors.numpy import save
 
     meta = json.dumps({"format": FORMAT, "version": VERSION, **state.meta})
@@ -53,16 +54,20 @@ def read_state(path: Path) -> State:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise UserError(f"{path}: no such state file, so there is no run to resume; start one without --resume")
+        raise UserError(
+            f"{path}: no such state file, so there is no run to resume; start one without --resume"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no state of a simulation ({error}); start anew with --force") from None
+        raise UserError(
+            f"{path} is damaged or no state of a simulation ({error}); start anew with --force"
+        ) from None
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise UserError(
-            f"{path} has format {meta.get('format')} version {meta.get('version')}, this installation reads {FORMAT} "
-            f"version {VERSION}: resume with the version that wrote it, or start anew"
+            f"{path} has format {meta.get('format')} version {meta.get('version')}, this installation reads "
+            f"{FORMAT} version {VERSION}: resume with the version that wrote it, or start anew"
         )
     return State(arrays, meta)

@@ -43,7 +43,8 @@ class Row:
     def line(self) -> str:
         """The row as CSV; an absent value is an empty field."""
         values = [getattr(self, f.name) for f in fields(self)]
-        return ",".join("" if v is None else str(v) if isinstance(v, int) else f"{v:.12g}" for v in values) + "\n"
+        texts = ("" if v is None else str(v) if isinstance(v, int) else f"{v:.12g}" for v in values)
+        return ",".join(texts) + "\n"
 
 
 class ThermoLog:
@@ -73,7 +74,7 @@ class ThermoLog:
 
 
 class Averages:
-    """Running sums over the records: means, spread of the temperature, least-squares slope of the conserved energy.
+    """Running sums over the records: means, spread of the temperature, slope of the conserved energy.
 
     State in, state out (`to_dict`, `from_dict`), so that a resumed run reports the same numbers.
     """
@@ -89,7 +90,15 @@ class Averages:
         if s["n"] == 0:
             s["start"] = row.conserved
         t, c = row.time, row.conserved - s["start"]
-        terms = {"n": 1.0, "T": row.temperature, "TT": row.temperature**2, "t": t, "tt": t * t, "c": c, "tc": t * c}
+        terms = {
+            "n": 1.0,
+            "T": row.temperature,
+            "TT": row.temperature**2,
+            "t": t,
+            "tt": t * t,
+            "c": c,
+            "tc": t * c,
+        }
         if row.pressure is not None:
             terms |= {"P": row.pressure, "n_P": 1.0}
         for name, value in terms.items():
@@ -134,7 +143,7 @@ def read_thermo(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def plot_thermo(path: str | os.PathLike[str], figure: str | os.PathLike[str], title: str = "") -> None:
-    """Draw the log: temperature, energies, drift of the conserved energy, pressure and volume where there are any."""
+    """Draw the log: temperature, energies, drift of the conserved energy; pressure and volume if any."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

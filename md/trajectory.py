@@ -1,7 +1,8 @@
 """Trajectory files that can be rewound: extended XYZ, ASE's .traj, and the package's HDF5 store.
 
-A writer appends frames; `mark()` puts what was written on the disk and says where the file ends; opening a file again
-with that mark drops whatever was written later, so that a resumed run repeats no frame and loses none.
+A writer appends frames; `mark()` puts what was written on the disk and says where the file ends; opening a
+file again with that mark drops whatever was written later, so that a resumed run repeats no frame and loses
+none.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Trajectory(Protocol):
 
 
 def open_trajectory(path: Path, mark: int | None = None) -> Trajectory:
-    """Open a trajectory for appending; the format follows the name. Any existing content beyond `mark` is dropped.
+    """Open a trajectory for appending; the format follows the name. What lies beyond `mark` is dropped.
 
     Raises UserError for a name that tells no format, or a file that is shorter than the mark.
     """
@@ -52,12 +53,12 @@ def check_format(path: Path) -> None:
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut a file to `size` bytes (an absent one counts as empty). Raises UserError when it is shorter than that."""
+    """Cut a file to `size` bytes (absent counts as empty). Raises UserError when it is shorter."""
     present = path.stat().st_size if path.exists() else 0
     if present < size:
         raise UserError(
-            f"{path} holds {present} bytes, the saved state expects at least {size}: the file was changed or moved; "
-            "restore it, or start anew with --force"
+            f"{path} holds {present} bytes, the saved state expects at least {size}: the file was changed or "
+            "moved; restore it, or start anew with --force"
         )
     if present > size:
         os.truncate(path, size)
@@ -127,8 +128,8 @@ def _keep_frames(path: Path, count: int) -> None:
     with TrajectoryReader(str(path)) as old:
         if len(old) < count:
             raise UserError(
-                f"{path} holds {len(old)} frames, the saved state expects at least {count}: the file was changed; "
-                "restore it, or start anew with --force"
+                f"{path} holds {len(old)} frames, the saved state expects at least {count}: the file was "
+                "changed; restore it, or start anew with --force"
             )
         if len(old) == count:
             return

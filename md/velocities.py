@@ -16,16 +16,16 @@ MOMENT_TOLERANCE = 1e-6  # of the largest moment of inertia: below it an axis is
 
 
 def draw_velocities(atoms: Atoms, temperature_K: float, rng: np.random.Generator) -> None:
-    """Set Maxwell–Boltzmann momenta, p = sqrt(m k T) ξ with ξ standard normal, in place; constraints are honoured."""
+    """Set Maxwell–Boltzmann momenta p = sqrt(m k T) ξ, ξ standard normal, in place; constraints hold."""
     spread = np.sqrt(atoms.get_masses() * units.kB * temperature_K)
     atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * spread[:, None])
 
 
 def remove_drift(atoms: Atoms) -> int:
-    """Take the motion of the whole out of the momenta, in place; returns the degrees of freedom that this froze.
+    """Take the motion of the whole out of the momenta, in place; returns the degrees of freedom frozen.
 
-    Always the drift of the centre of mass (3); without periodic axes also the rotation about it (3, 2 for a linear
-    molecule, 0 for an atom). Atoms with constraints are left alone (0): their centre is not free.
+    Always the drift of the centre of mass (3); without periodic axes also the rotation about it (3, 2 for a
+    linear molecule, 0 for an atom). Atoms with constraints are left alone (0): their centre is not free.
     """
     if atoms.constraints:
         return 0
@@ -56,8 +56,9 @@ def degrees_of_freedom(atoms: Atoms, frozen: int) -> int:
     left = int(atoms.get_number_of_degrees_of_freedom()) - frozen
     if left < 1:
         raise UserError(
-            f"no degree of freedom is left to move: {len(atoms)} atom(s), {len(atoms.constraints)} constraint(s), drift "
-            "and rotation removed; use the Langevin thermostat, which keeps the drift, or free some atoms"
+            f"no degree of freedom is left to move: {len(atoms)} atom(s), {len(atoms.constraints)} "
+            "constraint(s), drift and rotation removed; use the Langevin thermostat, which keeps the drift, "
+            "or free some atoms"
         )
     return left
 

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 class Limits:
     """Where a simulation is stopped.
 
-    energy_change: eV per atom away from the potential energy at the start. temperature_K: of a single step; None: ten
-    times the target, at least 5000 K. distance_slack: fraction of the shortest training distance of a pair that is
-    still allowed. force_slack, neighbor_slack: likewise above the largest training force and neighbour count (below
-    the fewest: divided by it). surroundings: also watch neighbour counts and forces (False: distances only).
+    energy_change: eV per atom away from the potential energy at the start. temperature_K: of a single step;
+    None: ten times the target, at least 5000 K. distance_slack: fraction of the shortest training distance of
+    a pair that is still allowed. force_slack, neighbor_slack: likewise above the largest training force and
+    neighbour count (below the fewest: divided by it). surroundings: also watch neighbour counts and forces
+    (False: distances only).
     """
 
     energy_change: float = 3.0
@@ -41,7 +42,8 @@ class Limits:
 class SimulationStoppedError(UserError):
     """The simulation left its limits.
 
-    Attributes: step; reason; last_good, the atoms at the last step that passed every check; offending, those that failed.
+    Attributes: step; reason; last_good, the atoms at the last step that passed every check; offending, those
+    that failed.
     """
 
     def __init__(self, reason: str, step: int, last_good: Atoms | None, offending: Atoms | None) -> None:
@@ -50,7 +52,7 @@ class SimulationStoppedError(UserError):
 
 
 class Watch:
-    """Checks of one simulation. Arguments: limits, the model's domain (may be empty), the target temperature in K."""
+    """Checks of one simulation, from limits, the model's domain (may be empty) and the target in K."""
 
     def __init__(self, limits: Limits, domain: Domain, temperature_K: float) -> None:
         self.limits, self.domain = limits, domain
@@ -69,14 +71,17 @@ class Watch:
         if not abs(change) <= self.limits.energy_change:
             return (
                 f"the potential energy changed by {change:+.2f} eV/atom since the start (limit "
-                f"{self.limits.energy_change:g}): take a shorter time step, relax the start first, or raise the limit"
+                f"{self.limits.energy_change:g}): take a shorter time step, relax the start first, or raise "
+                "the limit"
             )
         if not temperature <= self.max_temperature:
             return (
-                f"the temperature reached {temperature:.0f} K (limit {self.max_temperature:.0f} K): take a shorter "
-                "time step, relax the start first, or raise the limit"
+                f"the temperature reached {temperature:.0f} K (limit {self.max_temperature:.0f} K): take a "
+                "shorter time step, relax the start first, or raise the limit"
             )
-        return self._too_close(atoms) or (self._unknown_surroundings(atoms) if self.limits.surroundings else None)
+        return self._too_close(atoms) or (
+            self._unknown_surroundings(atoms) if self.limits.surroundings else None
+        )
 
     def _too_close(self, atoms: Atoms) -> str | None:
         """A pair of atoms closer than the floor of its elements."""
@@ -98,8 +103,9 @@ class Watch:
         known = self.domain.min_distance.get(pair)
         basis = f"shortest in training {known:.2f} Å" if known else "half the sum of the covalent radii"
         return (
-            f"atoms {i} and {j} ({pair}) are {lengths[worst]:.2f} Å apart, closer than {lengths[worst] - margin[worst]:.2f}"
-            f" Å ({basis}): outside the training domain; lower the temperature or the time step"
+            f"atoms {i} and {j} ({pair}) are {lengths[worst]:.2f} Å apart, closer than "
+            f"{lengths[worst] - margin[worst]:.2f} Å ({basis}): outside the training domain; lower the "
+            "temperature or the time step"
         )
 
     def _unknown_surroundings(self, atoms: Atoms) -> str | None:
@@ -109,8 +115,9 @@ class Watch:
         if limit and norms.max() > self.limits.force_slack * limit:
             atom = int(norms.argmax())
             return (
-                f"the force on atom {atom} ({symbol(int(atoms.numbers[atom]))}) is {norms[atom]:.1f} eV/Å, the largest in "
-                f"training was {limit:.1f}: outside the training domain; take a shorter time step or relax first"
+                f"the force on atom {atom} ({symbol(int(atoms.numbers[atom]))}) is {norms[atom]:.1f} eV/Å, the "
+                f"largest in training was {limit:.1f}: outside the training domain; take a shorter time "
+                "step or relax first"
             )
         if not self.domain.neighbors:
             return None
@@ -125,7 +132,7 @@ class Watch:
             return None
         atom = int(strange.argmax())
         return (
-            f"atom {atom} ({symbol(int(atoms.numbers[atom]))}) has {count[atom]} atoms within {self.domain.radius:g} Å; in "
-            f"training it was {self._fewest[atom]} to {self._most[atom]}: outside the training domain; use a model "
-            "trained on such surroundings, or switch this check off"
+            f"atom {atom} ({symbol(int(atoms.numbers[atom]))}) has {count[atom]} atoms within "
+            f"{self.domain.radius:g} Å; in training it was {self._fewest[atom]} to {self._most[atom]}: "
+            "outside the training domain; use a model trained on such surroundings, or switch this check off"
         )

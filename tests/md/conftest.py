@@ -46,7 +46,8 @@ def molecule():
 def crystal():
     """32 copper atoms in a strained, rattled cubic cell."""
     atoms = bulk("Cu", cubic=True, a=3.2) * 2
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + [[0.02, 0.01, 0], [0, -0.01, 0.03], [0, 0, 0.01]]), scale_atoms=True)
+    strain = np.array([[0.02, 0.01, 0], [0, -0.01, 0.03], [0, 0, 0.01]])
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
     return rattled(atoms)
 
 

@@ -1,6 +1,9 @@
-"""A Morse pair potential as a `Potential`: an exact, smooth double for the models, also for sub-processes of the tests."""
+"""A Morse pair potential as a `Potential`: an exact, smooth double for the models, also for sub-processes of
+the tests.
+"""
 
 import torch
+
 from tesseral.potentials.base import Potential
 
 
@@ -9,7 +12,9 @@ class Morse(Potential):
 
     architecture = "morse-double"
 
-    def __init__(self, elements=(1, 6, 8, 29), *, depth=0.4, width=1.5, length=2.2, cutoff=5.0, dtype=torch.float64):
+    def __init__(
+        self, elements=(1, 6, 8, 29), *, depth=0.4, width=1.5, length=2.2, cutoff=5.0, dtype=torch.float64
+    ):
         super().__init__(tuple(elements), {z: -1.5 * z for z in elements})
         self.cutoff = cutoff
         self.config = {"width": width, "length": length}
