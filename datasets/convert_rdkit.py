@@ -28,7 +28,7 @@ ATOM_ARRAYS = {
     "explicit_hydrogens": ("GetNumExplicitHs", "SetNumExplicitHs"),
 }
 IMPLICIT = "implicit_hydrogens"
-BOND_TYPES = "rdkit_bond_types"  # info: names of all bond types, where one has no order 1, 2, 3 or aromatic
+BOND_TYPES = "rdkit_bond_types"  # info: names of all bond types, where a code would not tell one (dative)
 ORDERS = {1: "SINGLE", 2: "DOUBLE", 3: "TRIPLE", 4: "AROMATIC", 0: "UNSPECIFIED"}
 
 
@@ -125,7 +125,7 @@ def _implicit(atom: Any) -> int:
 
 def _bonds(mol: rdkit.Chem.Mol) -> tuple[np.ndarray, list[str] | None]:
     """(rows (i, j, order), names of the types where an order does not say everything)."""
-    codes = {name: code for code, name in ORDERS.items() if code}
+    codes = {name: code for code, name in ORDERS.items()}
     names = [str(bond.GetBondType()) for bond in mol.GetBonds()]
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
     rows = [(i, j, codes.get(name, 0)) for (i, j), name in zip(ends, names, strict=True)]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_hdf5(path: str | Path) -> h5py.File:
-    """The file opened for reading, without a lock (many workers, read-only file systems).
+    """The file opened for reading, also where the file system knows no locks.
 
     Raises:
         DataError: absent, no HDF5 file, truncated or otherwise damaged.
@@ -20,7 +20,12 @@ def open_hdf5(path: str | Path) -> h5py.File:
     import h5py
 
     try:
-        return h5py.File(path, "r", locking=False)
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            if "lock" not in str(error):
+                raise
+            return h5py.File(path, "r", locking=False)
     except FileNotFoundError:
         raise DataError("no such file", str(path)) from None
     except OSError as error:

@@ -278,7 +278,7 @@ def _assign(frame: Structure, label: str, named: str, where: str) -> None:
     if label == "group":
         frame.info["config_type"] = store[key]
         return
-    value = _numbers(store[key], label, key, where) * sign
+    value = np.asarray(_numbers(store[key], label, key, where) * sign)  # a 0-d product is a scalar
     if label == "charge":
         frame.charge = float(value.reshape(-1)[0])
     elif label == "spin":

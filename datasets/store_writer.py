@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -81,18 +82,26 @@ class StoreWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(self.folder / "lock", str(self.path))
         record = self.folder / "job.json"
-        if resume and record.exists() and json.loads(record.read_text()) != [job, self._append]:
+        known = json.loads(record.read_text()) if resume and record.exists() else None
+        if known is not None and known["job"] != [job, self._append]:
             lock.close()
             raise DataError(
                 f"{self.folder.name} is of another job (other files, keys, units): start anew (--force)",
                 str(self.path),
+            )
+        if known is not None and self.path.exists() and _token(self.path) == known["token"]:
+            lock.close()
+            shutil.rmtree(self.folder)  # it was interrupted after its last step
+            raise DataError(
+                "the interrupted job had finished already: there is nothing to resume", str(self.path)
             )
         if not resume:
             for part in self._parts():
                 part.unlink()
         for leftover in self.folder.glob("*.tmp"):
             leftover.unlink()
-        record.write_text(json.dumps([job, self._append]))
+        self._token = known["token"] if known else uuid.uuid4().hex
+        record.write_text(json.dumps({"job": [job, self._append], "token": self._token}))
         return lock
 
     def _parts(self) -> list[Path]:
@@ -152,7 +161,7 @@ class StoreWriter:
             self._release(remove=True)
             raise DataError("no frames to write", str(self.path))
         provenance = self._provenance()
-        _write_atomic(self.path, lambda file: _join(file, parts, provenance))
+        _write_atomic(self.path, lambda file: _join(file, parts, provenance, self._token))
         self._release(remove=True)
 
     def _provenance(self) -> dict[str, Any]:
@@ -240,7 +249,7 @@ def _write_part(file: h5py.File, block: Block) -> None:
         file.create_dataset(path, data=values, compression="lzf" if values.size else None)
 
 
-def _join(file: h5py.File, parts: list[Path], provenance: dict[str, Any]) -> None:
+def _join(file: h5py.File, parts: list[Path], provenance: dict[str, Any], token: str) -> None:
     """Write the store that holds the frames of all parts, one column after another."""
     opened = [open_hdf5(part) for part in parts]
     try:
@@ -261,6 +270,7 @@ def _join(file: h5py.File, parts: list[Path], provenance: dict[str, Any]) -> Non
         file.attrs["format"] = FORMAT
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["n_frames"] = sum(r["frames"] for r in rows)
+        file.attrs["job"] = token
         file.attrs["units"] = json.dumps(UNITS)
         file.attrs["checksum"] = f"sha256:{total.hexdigest()}"
     finally:
@@ -315,6 +325,11 @@ def _write_atomic(target: Path, fill: Any) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _token(path: Path) -> str:
+    with open_hdf5(path) as file:
+        return str(file.attrs.get("job", ""))
 
 
 def _n_frames(part: Path) -> int:
