@@ -73,22 +73,25 @@ def compute_statistics(
     Raises DataError for an empty source, a required label that no frame has (naming the keys present), labels
     that are not finite, and when no frame has an energy and `isolated` does not cover all elements.
     """
-    collected = _Pass(len(source), cutoff)
+    collected = Collector(len(source), cutoff)
     for index, structure in enumerate(progress(source) if progress else source):
         try:
             collected.add(index, structure)
         except DataError as error:
             raise DataError(str(error), _where(source, index)) from error
     collected.check(required, getattr(source, "name", ""))
-    return collected.result(dict(isolated or {}))
+    return collected.result(isolated)
 
 
 def _where(source: Sequence[Structure], index: int) -> str:
     return source.where(index) if hasattr(source, "where") else f"frame {index}"
 
 
-class _Pass:
-    """Everything that is summed up while frames stream by."""
+class Collector:
+    """Everything that is summed up while frames stream by: `add` every frame, then ask for `result`.
+
+    Arguments: n_frames to come; cutoff Å, for neighbours, which are counted in up to NEIGHBOR_FRAMES frames.
+    """
 
     def __init__(self, n_frames: int, cutoff: float) -> None:
         self.cutoff = cutoff
@@ -103,6 +106,7 @@ class _Pass:
         self.neighbors, self.centres = 0, 0
 
     def add(self, index: int, frame: Structure) -> None:
+        """Take in one frame; DataError when a label is not finite."""
         self.n_frames += 1
         self.n_atoms += frame.n_atoms
         self.other_keys |= frame.info.keys() | frame.arrays.keys()
@@ -134,6 +138,7 @@ class _Pass:
         return len(neighbor_list(frame.positions, frame.cell, frame.pbc, self.cutoff)[0])
 
     def check(self, required: Sequence[str], name: str) -> None:
+        """Raise DataError when there was no frame, or no frame had a required label."""
         if self.n_frames == 0:
             raise DataError("the data set has no frames", name)
         for label in required:
@@ -146,10 +151,11 @@ class _Pass:
                     name,
                 )
 
-    def result(self, isolated: dict[int, float]) -> Statistics:
+    def result(self, isolated: Mapping[int, float] | None = None) -> Statistics:
+        """The statistics of the frames so far; DataError when there is no energy to fit references to."""
         notes: list[str] = []
         numbers = sorted(self.elements)
-        known = {z: self._atom_energy(z, notes) for z in self.atoms} | isolated
+        known = {z: self._atom_energy(z, notes) for z in self.atoms} | dict(isolated or {})
         references = {z: float(known[z]) for z in numbers if z in known}
         if missing := [z for z in numbers if z not in references]:
             references |= self._fit(missing, references, notes)
