@@ -122,11 +122,8 @@ def distance(term: TermOptions, squared: Tensor) -> Tensor:
         return squared
     if term.function == "mae":
         return _safe_sqrt(squared, 0.0)
-    return torch.where(
-        squared < term.delta**2,
-        0.5 * squared,
-        term.delta * (_safe_sqrt(squared, term.delta**2) - 0.5 * term.delta),
-    )
+    line = term.delta * (_safe_sqrt(squared, 0.5 * term.delta**2) - 0.5 * term.delta)
+    return torch.where(squared < term.delta**2, 0.5 * squared, line)
 
 
 def _safe_sqrt(squared: Tensor, floor: float) -> Tensor:

@@ -21,7 +21,7 @@ from . import distributed
 from .checkpoint import STATE_FORMAT, read_checkpoint, write_checkpoint
 from .fit import STATE_NAME, StopSignals
 from .records import Records
-from .state import flatten, random_state, set_random_state, unflatten
+from .state import flatten, random_state, seed_generators, set_random_state, unflatten
 from .task import Trainee
 
 AGREE_EVERY = 10  # steps between agreements of all processes on time and signals
@@ -119,7 +119,9 @@ class LightningTask(pl.LightningModule):
             first_step=progress.step,
         )
         self.records.start_bar(training.epochs, progress.epoch)
-        if progress.step:
+        if progress.step == 0:
+            seed_generators(training.seed + distributed.rank())  # each process draws its own noise
+        else:
             self.records.say(
                 f"continued from step {progress.step} in epoch {progress.epoch + 1}/{training.epochs}"
             )

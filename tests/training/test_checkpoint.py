@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from tesseral.training import checkpoint
 from tesseral.training.checkpoint import CheckpointError, read_checkpoint, read_header, write_checkpoint
 
@@ -20,7 +21,12 @@ HEADER = {"room": "potentials", "architecture": "facet", "reference_energies": {
 @pytest.fixture
 def tensors():
     weight = torch.arange(6, dtype=torch.float64).reshape(2, 3)
-    return {"weight": weight, "transposed": weight.T, "part": weight[1], "half": torch.ones(2, dtype=torch.bfloat16)}
+    return {
+        "weight": weight,
+        "transposed": weight.T,
+        "part": weight[1],
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
 
 
 def test_round_trip_keeps_values_dtypes_and_header(tmp_path, tensors):
@@ -35,7 +41,9 @@ def test_round_trip_keeps_values_dtypes_and_header(tmp_path, tensors):
 
 
 def test_header_takes_numpy_scalars_and_paths_but_not_nan(tmp_path):
-    path = write_checkpoint(tmp_path / "a.safetensors", {}, {"rms": np.float64(0.5), "n": np.int64(3), "at": Path("x")})
+    path = write_checkpoint(
+        tmp_path / "a.safetensors", {}, {"rms": np.float64(0.5), "n": np.int64(3), "at": Path("x")}
+    )
     header = read_header(path)
     assert (header["rms"], header["n"], header["at"]) == (0.5, 3, "x")
     with pytest.raises(ValueError, match="cannot be written as JSON"):
