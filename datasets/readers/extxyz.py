@@ -26,7 +26,8 @@ from ..structure import Structure
 # key=value with value "…", {…}, […] or bare; a bare key is a flag. Escaped quotes may stand inside quotes.
 PAIR = re.compile(
     r"""(?P<key>"(?:[^"\\]|\\.)*"|[^\s=]+)\s*
-    (?:=\s*(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\{[^{}]*\}|\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\]?|[^\s"]+))?""",
+    (?:=\s*(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'
+        |\{[^{}]*\}(?=\s|$)|\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\]?(?=\s|$)|[^\s"]+))?""",
     re.VERBOSE,
 )
 ARRAY_KEY = "array:"  # before the name of a per-atom array that does not fit into columns

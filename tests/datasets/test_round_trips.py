@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tesseral.datasets import Store, Structure, read, write, write_store
 from tesseral.datasets.codec import decode, encode
 from tesseral.datasets.structure import LABELS

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 import h5py
 import numpy as np
 import pytest
+
 from tesseral.datasets import Store, StoreWriter, Structure, read, write_store
 from tesseral.datasets.errors import DataError
 from tesseral.datasets.ingest import convert
@@ -59,7 +60,7 @@ def test_the_checksum_depends_on_the_contents_not_on_the_parts(tmp_path):
             writer.append(structure)
             if i % 6 == 0:
                 writer.flush()
-    write_store(tmp_path / "c.h5", frames[:-1] + [frame(3)])
+    write_store(tmp_path / "c.h5", [*frames[:-1], frame(3)])
     a, b, c = (Store(tmp_path / f"{name}.h5").checksum for name in "abc")
     assert a == b != c
 
@@ -235,7 +236,7 @@ def test_a_flipped_byte_is_found(tmp_path):
     data = bytearray(path.read_bytes())
     data[offset + 40] ^= 0xFF
     path.write_bytes(bytes(data))
-    with pytest.raises(DataError, match="damaged data in dataset '/?atoms/positions'"):
+    with pytest.raises(DataError, match=r"damaged data in dataset '/?atoms/positions'"):
         Store(path).verify()
     with pytest.raises(DataError, match="damaged data in dataset 'atoms/positions'"):
         Store(path)[0]
@@ -300,7 +301,7 @@ def test_a_replaced_store_is_noticed_when_opened_again(tmp_path):
         pickle.loads(state)
 
 
-_shared: Store | None = None
+_shared: list[Store] = []  # what forked workers inherit
 
 
 def _sum(store, indices):
@@ -308,19 +309,18 @@ def _sum(store, indices):
 
 
 def _sum_shared(indices):
-    return _sum(_shared, indices)
+    return _sum(_shared[-1], indices)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_many_workers_read_at_once(tmp_path, method):
-    global _shared
     write_store(tmp_path / "a.h5", [frame(i) for i in range(500)])
     store = Store(tmp_path / "a.h5", cache_bytes=1)
     assert float(store[3].labels["energy"]) == 3.0  # the parent has the file open before the fork
     shares = [range(k, 500, 4) for k in range(4)]
+    _shared.append(store)
     with ProcessPoolExecutor(3, mp_context=get_context(method)) as pool:
         if method == "fork":
-            _shared = store
             sums = list(pool.map(_sum_shared, shares))
         else:
             sums = list(pool.map(_sum, [store] * 4, shares))
