@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..datasets.elements import symbol
 from ..datasets.errors import UserError
+from .domain import card_entry
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -47,7 +48,7 @@ def _elements(header: dict[str, Any]) -> set[int]:
 
 
 def _boundary(header: dict[str, Any]) -> bool | None:
-    value = dict(header.get("card") or {}).get("periodic")
+    value = card_entry(header, "periodic")
     return None if value is None else bool(value)
 
 

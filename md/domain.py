@@ -42,13 +42,18 @@ class Domain:
     @classmethod
     def from_card(cls, header: Mapping[str, Any]) -> Domain:
         """The domain in a checkpoint's header; an empty one (nothing is known) where it has none."""
-        values = dict(header.get("card") or {}).get("domain") or {}
+        values = card_entry(header, "domain") or {}
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         if "neighbors" in known:
             known["neighbors"] = {
                 key: (int(low), int(high)) for key, (low, high) in known["neighbors"].items()
             }
         return cls(**known)
+
+
+def card_entry(header: Mapping[str, Any], key: str) -> Any:
+    """An entry of the card in a checkpoint's header, or of the header itself; None where there is none."""
+    return {**header, **(header.get("card") or {})}.get(key)
 
 
 def pair_name(first: int, second: int) -> str:
