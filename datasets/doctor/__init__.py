@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..structure import Structure
 from . import energies, frames, stress
-from .findings import LENGTH_UNIT, STRESS_UNIT, TWO_KINDS, UNRELATED, Finding, Level, listed, report
+from .findings import LENGTH_UNIT, STRESS_UNIT, TWO_KINDS, Finding, Level, listed, report
 from .pairs import check_pairs, similar_pairs
 from .survey import Survey, survey
 
@@ -52,10 +52,10 @@ def check(
 def _check_against_forces(found: Survey, source: Sequence[Structure]) -> tuple[list[Finding], float]:
     """What similar frames tell: sign and unit of the forces, energies of two kinds, and the scale of the energies."""
     pairs, clusters = similar_pairs(found, source), energies.energy_clusters(found)
-    findings, scale = check_pairs(pairs, {i for one in clusters for i in one.high})
-    if not clusters and _titles(findings) <= {UNRELATED} and (jumps := energies.offset_clusters(pairs)):
+    match = check_pairs(pairs, {i for one in clusters for i in one.high})
+    if not clusters and not match.sure and (jumps := energies.offset_clusters(pairs)):
         return energies.check_mixed_codes(found, pairs, jumps), 1.0
-    return energies.check_mixed_codes(found, pairs, clusters) + findings, scale
+    return energies.check_mixed_codes(found, pairs, clusters) + match.findings, match.scale
 
 
 def _check_stress(found: Survey, source: Sequence[Structure], energy_scale: float) -> list[Finding]:

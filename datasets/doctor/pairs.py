@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..structure import Structure
 from ..units import BOHR, ENERGY, HARTREE
-from .findings import UNRELATED, Finding
+from .findings import Finding
 from .survey import Survey
 
 MAX_FRAMES = 2000  # read again for this test
@@ -116,8 +117,16 @@ def _shortest(step: np.ndarray, frame: Structure) -> np.ndarray:
     return step - images @ lattice
 
 
-def check_pairs(pairs: list[Pair], raised: set[int]) -> tuple[list[Finding], float]:
-    """Sign and unit of forces against energies, and the scale ΔE / work that was found (1 where undecided).
+class Match(NamedTuple):
+    """Findings on forces against energies; scale ΔE / work (1 where undecided or right); sure: signs all agree."""
+
+    findings: list[Finding]
+    scale: float = 1.0
+    sure: bool = False
+
+
+def check_pairs(pairs: list[Pair], raised: set[int]) -> Match:
+    """Sign and unit of forces against energies.
 
     Pairs of a frame in `raised` (the upper energy clusters) with one outside are left out.
     """
@@ -126,18 +135,18 @@ def check_pairs(pairs: list[Pair], raised: set[int]) -> tuple[list[Finding], flo
     )
     pairs = pairs[: max(len(pairs) // 4, MIN_PAIRS)]
     if len(pairs) < MIN_PAIRS:
-        return [], 1.0
+        return Match([])
     difference = np.array([p.difference for p in pairs])
     work = np.array([p.work for p in pairs])
     sign = float((np.abs(work) * np.sign(difference * work)).sum() / np.abs(work).sum())
     scale = float(np.median(np.abs(difference)) / np.median(np.abs(work)))
     if abs(sign) < SIGN:
-        return _check_belonging(pairs, sign), 1.0
+        return Match(_check_belonging(pairs, sign))
     measured = (
         f"Between {len(pairs)} pairs of similar frames the energy changes {np.sign(sign) * scale:.3g} times as "
         f"the forces say (signs agree to {50 * (1 + sign):.0f} %)"
     )
-    findings = []
+    findings, sure = [], abs(sign) > SURE_SIGN
     if sign < 0:
         findings.append(
             Finding(
@@ -147,12 +156,12 @@ def check_pairs(pairs: list[Pair], raised: set[int]) -> tuple[list[Finding], flo
                 "turn the sign: --keys forces=-KEY with KEY the name in the file",
             )
         )
-    close = CLOSE if abs(sign) > SURE_SIGN else CLOSE_NOISY
+    close = CLOSE if sure else CLOSE_NOISY
     if 1 / close < scale < close:
-        return findings, 1.0
+        return Match(findings, 1.0, sure)
     cause, mend = _explain_scale(scale, float(np.median([p.n_atoms for p in pairs])), close)
     findings.append(Finding("fatal", "Forces and energies do not match", f"{measured}: {cause}.", mend))
-    return findings, scale
+    return Match(findings, scale, sure)
 
 
 def _check_belonging(pairs: list[Pair], sign: float) -> list[Finding]:
@@ -163,7 +172,7 @@ def _check_belonging(pairs: list[Pair], sign: float) -> list[Finding]:
     return [
         Finding(
             "fatal",
-            UNRELATED,
+            "Forces do not belong to the energies",
             f"Between {len(pairs)} pairs of similar frames ({near:.2f} Å apart) the forces predict the sign of the "
             f"energy change no better than chance (right in {50 * (1 + sign):.0f} %).",
             "look for shuffled frames or atoms, or labels of two methods in one file",

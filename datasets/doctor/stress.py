@@ -50,7 +50,7 @@ def check_strain(found: Survey, source: Sequence[Structure], energy_scale: float
     blame.
     """
     differences, volumes, works = _strained_pairs(found, source)
-    if len(differences) < MIN_PAIRS:
+    if len(differences) < MIN_PAIRS or not differences.any():
         return []
     fits = {order: _fit(differences, volumes, works[:, k]) for k, order in enumerate(ORDERS)}
     left, slope = fits[OURS]

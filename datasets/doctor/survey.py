@@ -14,6 +14,7 @@ from ..neighbors import neighbor_list
 from ..structure import Structure
 
 REACH = 1.5  # neighbours are looked for up to this multiple of the largest bond of the frame
+MOST_NEIGHBORS = 200  # per atom, on average
 TOLERANCE = 1e-3  # of fractional coordinates that count as equal, roughly
 
 
@@ -110,7 +111,10 @@ def _record(s: Structure) -> Record:
 
 def _note_distances(record: Record, s: Structure) -> None:
     radii = elements.COVALENT_RADII[s.numbers]
-    source, target, shifts = neighbor_list(s.positions, s.cell, s.pbc, REACH * 2 * float(radii.max()))
+    reach = REACH * 2 * float(radii.max())
+    if s.pbc.all():  # in a cell far too small (nm read as Å) the nearest atoms are enough
+        reach = min(reach, (3 * MOST_NEIGHBORS / (4 * np.pi) * s.volume / s.n_atoms) ** (1 / 3))
+    source, target, shifts = neighbor_list(s.positions, s.cell, s.pbc, reach)
     if len(source) == 0:
         return
     vectors = s.positions[source] + shifts @ s.cell - s.positions[target]
