@@ -26,7 +26,7 @@ from ..datasets.errors import UserError
 from ..datasets.graph import Graph, graph_from_structure
 from ..datasets.neighbors import SkinList
 from ..datasets.structure import Structure
-from ..potentials.base import compile_gradient, energy_and_gradient, predict
+from ..potentials.base import energy_and_gradient, predict
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -50,7 +50,6 @@ class Calculator(AseCalculator):
         device: "cpu", "cuda", "cuda:1" …; None: the model's own device, the CPU for a name or path.
         dtype: "float32" or "float64"; None: as the model was stored.
         skin: Å added to the neighbour list so that steps can share it; results never depend on it.
-        compiled: evaluate through torch.compile (the first call takes up to minutes, later ones are faster).
 
     Models that take charge or spin read `atoms.info["charge"]` (e) and `atoms.info["spin"]` (2S + 1); both
     must be there. Raises UserError for unknown models, devices, dtypes and elements, `StressUndefinedError`
@@ -73,13 +72,11 @@ class Calculator(AseCalculator):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         skin: float = 0.5,
-        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = own_model(model, device=device, dtype=dtype)
         self.model_name = str(model) if isinstance(model, (str, PathLike)) else self.model.architecture
         self.neighbors = SkinList(self.model.cutoff, skin)
-        self._gradient = compile_gradient() if compiled else energy_and_gradient
         self._inputs: dict[str, Any] = {}
 
     @property
@@ -153,7 +150,6 @@ class Calculator(AseCalculator):
             graph,
             forces=forces,
             stress="auto" if forces else False,
-            energy_and_gradient=self._gradient,
         )
         results = self._results(prediction)
         self.results, self.atoms = results, structure_atoms.copy()
@@ -191,7 +187,7 @@ class Calculator(AseCalculator):
         def keep(
             model: Potential, species: torch.Tensor, vectors: torch.Tensor, plan: Any, **options: Any
         ) -> Any:
-            energies, gradient = self._gradient(model, species, vectors, plan, **options)
+            energies, gradient = energy_and_gradient(model, species, vectors, plan, **options)
             found.extend((vectors, gradient))
             return energies, gradient
 
@@ -238,7 +234,7 @@ def own_model(
     if isinstance(model, (str, PathLike)):
         from ..potentials import load
 
-        owned = load(model, device=str(device or "cpu"), dtype=kind)
+        owned = load(str(model), device=str(device or "cpu"), dtype=kind)
     else:
         owned = deepcopy(model)
     owned = owned.to(device=None if device is None else torch.device(device), dtype=kind)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..datasets.domain import card_entry
 from ..datasets.elements import symbol
 from ..datasets.errors import UserError
-from .domain import card_entry
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -11,8 +11,8 @@ from ase import Atoms, units
 from ase.calculators.calculator import CalculationFailed, PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from ..datasets.domain import Domain
 from ..datasets.errors import UserError
-from .domain import Domain
 from .ensembles import Settings, build, conserved_energy, internals, restore_internals
 from .interrupt import deferred_interrupt
 from .state import State

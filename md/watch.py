@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..datasets.elements import symbol
+from ..datasets.domain import Domain, pair_name
+from ..datasets.elements import COVALENT_RADII, symbol
 from ..datasets.errors import UserError
 from ..datasets.neighbors import SkinList
-from .domain import Domain, distance_floor, pair_name
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+COVALENT_FRACTION = 0.5  # of the sum of covalent radii: closer than any atoms come below some 10⁵ K
 
 
 @dataclass(frozen=True)
@@ -134,5 +136,21 @@ class Watch:
         return (
             f"atom {atom} ({symbol(int(atoms.numbers[atom]))}) has {count[atom]} atoms within "
             f"{self.domain.radius:g} Å; in training it was {self._fewest[atom]} to {self._most[atom]}: "
-            "outside the training domain; use a model trained on such surroundings, or switch this check off"
+            "outside the training domain; use a model trained on such surroundings, or switch this check off "
+            "(surroundings=False, --any-surroundings)"
         )
+
+
+def distance_floor(numbers: np.ndarray, domain: Domain, slack: float) -> np.ndarray:
+    """Shortest distance allowed (k, k) in Å between the k elements `numbers`.
+
+    `slack` times the training minimum of the pair, half the sum of the covalent radii where it is not known.
+    """
+    radii = COVALENT_RADII[numbers]
+    floor = COVALENT_FRACTION * (radii[:, None] + radii[None, :])
+    for i, first in enumerate(numbers):
+        for j, second in enumerate(numbers):
+            known = domain.min_distance.get(pair_name(int(first), int(second)))
+            if known is not None:
+                floor[i, j] = slack * known
+    return floor

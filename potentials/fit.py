@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..datasets.domain import measure_domain
 from ..datasets.elements import SYMBOLS
 from ..datasets.source import Source
 from ..datasets.statistics import Statistics, compute_statistics
@@ -227,13 +228,14 @@ def _header(config: PotentialTraining, data: DataSets, statistics: Statistics) -
         name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")
     }
     return {
+        "domain": measure_domain(data.train).to_dict(),
         "provenance": {
             "data": training_data.provenance(config.data, data),
             "statistics": asdict(statistics),
             "training": sections,
             "init": Path(config.model.init).name if config.model.init else None,
             "versions": _versions(),
-        }
+        },
     }
 
 

@@ -14,10 +14,10 @@ from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.io import read
 
+from tesseral.datasets.domain import Domain, measure_domain
 from tesseral.datasets.errors import UserError
 from tesseral.datasets.store import Store
 from tesseral.md.calculator import Calculator
-from tesseral.md.domain import Domain, measure_domain
 from tesseral.md.dynamics import Files, run_md
 from tesseral.md.ensembles import Settings
 from tesseral.md.simulation import Simulation

@@ -1,7 +1,7 @@
 """The training domain of a model: how close atoms came, how many neighbours they had, the largest force.
 
-Measured once over the training data, kept as plain data under "domain" in the model's card, and asked during
-dynamics.
+Measured once over the training data, kept as plain data under "domain" in the checkpoint's header, and asked
+during dynamics.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..datasets.elements import COVALENT_RADII, symbol
-from ..datasets.neighbors import neighbor_list
+from .elements import symbol
+from .neighbors import neighbor_list
 
 if TYPE_CHECKING:
-    from ..datasets.structure import Structure
+    from .structure import Structure
 
-COVALENT_FRACTION = 0.5  # of the sum of covalent radii: closer than any atoms come below some 10⁵ K
 NEIGHBOR_RADIUS = 4.0  # Å, first and second shell
 
 
@@ -85,18 +84,3 @@ def measure_domain(structures: Iterable[Structure], radius: float = NEIGHBOR_RAD
             norm = float(np.linalg.norm(structure.labels["forces"], axis=1).max())
             largest = norm if largest is None else max(largest, norm)
     return Domain(shortest, counts, radius, largest)
-
-
-def distance_floor(numbers: np.ndarray, domain: Domain, slack: float) -> np.ndarray:
-    """Shortest distance allowed (k, k) in Å between the k elements `numbers`.
-
-    `slack` times the training minimum of the pair, half the sum of the covalent radii where it is not known.
-    """
-    radii = COVALENT_RADII[numbers]
-    floor = COVALENT_FRACTION * (radii[:, None] + radii[None, :])
-    for i, first in enumerate(numbers):
-        for j, second in enumerate(numbers):
-            known = domain.min_distance.get(pair_name(int(first), int(second)))
-            if known is not None:
-                floor[i, j] = slack * known
-    return floor
