@@ -30,48 +30,68 @@ def to_pymatgen(structure: Structure) -> pymatgen.core.Structure | pymatgen.core
     """
     import pymatgen.core as pmg
 
-    site_properties = {key: value.tolist() for key, value in structure.arrays.items()}
+    sites = {key: value.tolist() for key, value in structure.arrays.items()}
+    sites.update({k: v.tolist() for k, v in structure.labels.items() if LABELS[k].per_atom})
+    properties = dict(structure.info)
+    properties.update({k: v.tolist() for k, v in structure.labels.items() if not LABELS[k].per_atom})
+    own = _homeless(structure)
+    if own:
+        properties[PROPERTY] = own
+    labels = sites.pop(SITE_LABEL, None)
+    species = _species(structure, sites)
+    if structure.cell.any():
+        a, b, c = structure.pbc
+        return pmg.Structure(
+            pmg.Lattice(_invertible(structure.cell), pbc=(bool(a), bool(b), bool(c))),
+            species,
+            structure.positions,
+            charge=structure.charge,
+            coords_are_cartesian=True,
+            site_properties=sites,
+            labels=labels,
+            properties=properties,
+        )
+    try:
+        return pmg.Molecule(
+            species,
+            structure.positions,
+            charge=structure.charge or 0.0,
+            spin_multiplicity=structure.spin,
+            site_properties=sites,
+            labels=labels,
+            properties=properties,
+        )
+    except ValueError as error:
+        raise DataError(f"pymatgen refuses {structure.formula}: {error}; mend charge or spin") from None
+
+
+def _homeless(structure: Structure) -> dict[str, Any]:
+    """What would not come back by itself."""
     own: dict[str, Any] = {}
-    properties: dict[str, Any] = dict(structure.info)
-    for key, value in structure.labels.items():
-        if LABELS[key].per_atom:
-            site_properties[key] = value.tolist()
-        else:
-            properties[key] = value.tolist()
-    labels = site_properties.pop(SITE_LABEL, None)
-    species = _species(structure, site_properties)
-    own["labels"] = sorted(structure.labels)
-    own["arrays"] = {key: value.dtype.str for key, value in structure.arrays.items()}
+    arrays = {
+        key: value.dtype.str
+        for key, value in structure.arrays.items()
+        if (key in LABELS and LABELS[key].per_atom) or np.array(value.tolist()).dtype != value.dtype
+    }
+    if arrays:
+        own["arrays"] = arrays
+    info = [key for key in structure.info if key in LABELS and not LABELS[key].per_atom]
+    if info:
+        own["info"] = info
     if structure.bonds is not None:
         own["bonds"] = structure.bonds.tolist()
-    if not structure.cell.any():
+    if structure.cell.any():
+        if structure.spin is not None:
+            own["spin"] = structure.spin
+        if _invertible(structure.cell) is not structure.cell:
+            own["cell"] = structure.cell.tolist()
+        return own
+    if structure.pbc.any():
         own["pbc"] = structure.pbc.tolist()
-        own["charge"], own["spin"] = structure.charge, structure.spin
-        try:
-            return pmg.Molecule(
-                species,
-                structure.positions,
-                charge=structure.charge or 0.0,
-                spin_multiplicity=structure.spin,
-                site_properties=site_properties,
-                labels=labels,
-                properties={**properties, PROPERTY: own},
-            )
-        except ValueError as error:
-            raise DataError(f"pymatgen refuses {structure.formula}: {error}; mend charge or spin") from None
-    own["cell"], own["spin"] = structure.cell.tolist(), structure.spin
-    a, b, c = structure.pbc
-    lattice = pmg.Lattice(_invertible(structure.cell), pbc=(bool(a), bool(b), bool(c)))
-    return pmg.Structure(
-        lattice,
-        species,
-        structure.positions,
-        charge=structure.charge,
-        coords_are_cartesian=True,
-        site_properties=site_properties,
-        labels=labels,
-        properties={**properties, PROPERTY: own},
-    )
+    for key in ("charge", "spin"):
+        if getattr(structure, key) is None:
+            own[key] = None  # a Molecule always has both
+    return own
 
 
 def from_pymatgen(source: Any) -> Structure:
@@ -80,33 +100,30 @@ def from_pymatgen(source: Any) -> Structure:
     Raises:
         DataError: a disordered site (partial occupancy).
     """
-    properties = dict(source.properties or {})
-    own = dict(properties.pop(PROPERTY, {}))
     if not source.is_ordered:
         site = next(site for site in source if not site.is_ordered)
         raise DataError(f"the site {site.species_string} is partly occupied: make an ordered structure first")
+    properties = dict(source.properties or {})
+    own = properties.pop(PROPERTY, {})
     crystal = hasattr(source, "lattice")
+    charge = source._charge if crystal else own.get("charge", source.charge)
     structure = Structure(
         numbers=np.array([site.specie.Z for site in source]),
         positions=np.array(source.cart_coords).reshape(-1, 3),
         cell=np.array(own.get("cell", source.lattice.matrix)) if crystal else np.zeros((3, 3)),
         pbc=np.array(source.lattice.pbc if crystal else own.get("pbc", [False] * 3)),
+        charge=charge,
+        spin=own.get("spin") if crystal else own.get("spin", source.spin_multiplicity),
         bonds=None if own.get("bonds") is None else np.array(own["bonds"]).reshape(-1, 3),
     )
-    if crystal:
-        structure.charge = None if source._charge is None else float(source._charge)
-        structure.spin = own.get("spin")
-    elif own:
-        structure.charge, structure.spin = own.get("charge"), own.get("spin")
-    else:
-        structure.charge, structure.spin = float(source.charge), int(source.spin_multiplicity)
-    values = {key: list(column) for key, column in source.site_properties.items()}
-    values.update(_species_properties(source))
-    ours = own.get("labels")
-    for key, column in values.items():
-        _place(structure, key, column, own, ours)
+    columns = {
+        **{key: list(column) for key, column in source.site_properties.items()},
+        **_species_properties(source),
+    }
+    for key, column in columns.items():
+        _place(structure, key, column, own.get("arrays", {}))
     for key, value in properties.items():
-        if key in LABELS and (ours is None or key in ours) and not LABELS[key].per_atom:
+        if key in LABELS and not LABELS[key].per_atom and key not in own.get("info", ()):
             structure.labels[key] = np.asarray(value, dtype=np.float64)
         else:
             structure.info[key] = value
@@ -115,20 +132,16 @@ def from_pymatgen(source: Any) -> Structure:
     return structure
 
 
-def _place(
-    structure: Structure, key: str, column: list[Any], own: dict[str, Any], ours: list[str] | None
-) -> None:
+def _place(structure: Structure, key: str, column: list[Any], arrays: dict[str, str]) -> None:
+    """Put a site property where it belongs: an array of ours, a label, another array, or info."""
     if any(value is None for value in column):  # a property that only some sites have
         structure.info[key] = column
-        return
-    array = np.array(column)
-    dtype = own.get("arrays", {}).get(key)
-    if dtype is not None:
-        structure.arrays[key] = array.astype(dtype)
-    elif key in LABELS and LABELS[key].per_atom and (ours is None or key in ours):
-        structure.labels[key] = array.astype(np.float64)
+    elif key in arrays:
+        structure.arrays[key] = np.array(column).astype(arrays[key])
+    elif key in LABELS and LABELS[key].per_atom:
+        structure.labels[key] = np.array(column, dtype=np.float64)
     else:
-        structure.arrays[key] = array
+        structure.arrays[key] = np.array(column)
 
 
 def _species(structure: Structure, site_properties: dict[str, Any]) -> list[Any]:
@@ -141,8 +154,8 @@ def _species(structure: Structure, site_properties: dict[str, Any]) -> list[Any]
         return [pmg.Element.from_Z(int(z)) for z in structure.numbers]
     species = []
     for i, symbol in enumerate(structure.symbols):
-        spin = None if spins is None else float(spins[i])
-        species.append(pmg.Species(symbol, None if oxidation is None else oxidation[i], spin=spin))
+        state = None if oxidation is None else oxidation[i]
+        species.append(pmg.Species(symbol, state, spin=None if spins is None else spins[i]))
     return species
 
 

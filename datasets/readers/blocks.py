@@ -46,6 +46,7 @@ LAYOUTS = (
     Layout("arrays", "positions", "atomic_numbers"),
     Layout("arrays", "coordinates", "atomic_numbers"),
 )  # fmt: skip
+FRAME_NAMES = re.compile("cell|lattice|pbc|dipole|stress|virial")
 CHARGED_ATOM = re.compile(r"\[[^\]]*?([+-]+)(\d*)(?::\d+)?\]")
 
 
@@ -127,7 +128,15 @@ def _sort(
     per_frame: dict[str, np.ndarray] = {}
     per_atom: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
-        if value.ndim >= 2 and value.shape[:2] == (count, n_atoms) and value.shape[2:] in ((), (1,), (3,)):
+        frame_like = (
+            FRAME_NAMES.search(name.casefold()) is not None
+        )  # a dipole of three atoms is no atomic property
+        if (
+            not frame_like
+            and value.ndim >= 2
+            and value.shape[:2] == (count, n_atoms)
+            and value.shape[2:] in ((), (1,), (3,))
+        ):
             per_atom[name] = value[..., 0] if value.shape[2:] == (1,) else value
         elif value.ndim >= 1 and len(value) == count and value.size <= 9 * count:
             per_frame[name] = value[:, 0] if value.shape[1:] == (1,) else value

@@ -44,21 +44,9 @@ class LmdbSource(Source):
         self.name = str(path)
         self._labeller = labeller or Labeller(source=self.name)
         self._files = _files(self.path)
-        self._opened: dict[int, Any] = {}
-        self._pid = os.getpid()
         self._sizes: np.ndarray | None = None
-        self._keys = [_row_keys(self._environment(i)) for i in range(len(self._files))]
+        self._keys = [_row_keys(_environment(file)) for file in self._files]
         self._starts = np.cumsum([0, *map(len, self._keys)])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": {}}
-
-    def _environment(self, number: int) -> Any:
-        if self._pid != os.getpid():  # an LMDB environment must not cross a fork
-            self._opened, self._pid = {}, os.getpid()
-        if number not in self._opened:
-            self._opened[number] = _open(self._files[number])
-        return self._opened[number]
 
     @property
     def n_atoms(self) -> np.ndarray:
@@ -83,7 +71,7 @@ class LmdbSource(Source):
     def _row(self, index: int) -> dict[str, Any]:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         key = self._keys[number][index - int(self._starts[number])]
-        with self._environment(number).begin() as transaction:
+        with _environment(self._files[number]).begin() as transaction:
             return decode_row(transaction.get(key), self.where(index))
 
     def frame(self, index: int) -> Structure:
@@ -161,6 +149,23 @@ def _files(path: Path) -> list[Path]:
     if (path / "data.mdb").exists():
         return [path / "data.mdb"]
     return sorted([*path.glob("*.aselmdb"), *path.glob("*.lmdb")])
+
+
+_opened: dict[
+    Path, tuple[int, Any]
+] = {}  # file -> (process, environment): LMDB allows one per file and process
+
+
+def _environment(path: Path) -> Any:
+    """The open environment of a file; after a fork the inherited one is closed and opened anew."""
+    resolved = path.resolve()
+    process, environment = _opened.get(resolved, (0, None))
+    if process != os.getpid():
+        if environment is not None:
+            environment.close()
+        environment = _open(path)
+        _opened[resolved] = (os.getpid(), environment)
+    return environment
 
 
 def _open(path: Path) -> Any:
