@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ..training import data as training_data
 from ..training.checkpoint import read_checkpoint, write_checkpoint
 from ..training.config import ConfigError, option, read_yaml, to_dict, to_yaml
 from ..training.data import DataOptions, DataSets
-from ..training.fit import STATE_NAME, fit
+from ..training.fit import STATE_NAME, device_of, fit
 from ..training.optimizers import freeze
 from ..training.options import OptimizerOptions, ScheduleOptions, TrainingOptions
 from ..training.state import seed_generators, torch_settings
@@ -62,14 +61,7 @@ class PotentialTraining:
     training: TrainingOptions = option(TrainingOptions(), "length, precision, hardware, saving")
 
 
-RUN_FILES = (
-    "config.yaml",
-    "metrics.csv",
-    "statistics.json",
-    STATE_NAME,
-    "best.safetensors",
-    "model.safetensors",
-)
+RESULTS = (STATE_NAME, "best.safetensors", "model.safetensors")
 
 
 def train(config: PotentialTraining, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
@@ -81,6 +73,7 @@ def train(config: PotentialTraining, *, resume: bool = False, force: bool = Fals
     """
     folder = Path(config.run)
     main_process = training_data.distributed_rank() == 0
+    device_of(config.training)
     if resume:
         _check_same(config, folder)
     elif main_process:
@@ -261,14 +254,13 @@ def _fresh_folder(folder: Path, force: bool) -> None:
     """Make the run folder; with `force` remove an earlier run's files from it."""
     import shutil
 
-    present = [name for name in RUN_FILES if (folder / name).exists()]
-    if present and not force:
+    if any((folder / name).exists() for name in RESULTS) and not force:
         raise ConfigError(
             f"{folder} holds a training already; continue it with --resume, choose another folder with "
             "run=FOLDER, or replace it with --force"
         )
-    for name in present:
-        os.remove(folder / name)
+    for name in (*RESULTS, "metrics.csv", "statistics.json", "config.yaml"):
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tb", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
 

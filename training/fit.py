@@ -73,10 +73,21 @@ def fit(
 
 
 def device_of(training: TrainingOptions) -> torch.device:
-    """The device of this process: `training.device`, or this process's own GPU under torchrun."""
-    device = torch.device(training.device)
-    if device.type == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    """The device of this process: `training.device`, or this process's own GPU under torchrun.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    usable = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    try:
+        device = torch.device(training.device)
+    except RuntimeError:
+        device = None
+    if device is not None and device.type == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    known = device is not None and (str(device) in usable or (str(device) == "cuda" and len(usable) > 1))
+    if device is None or not known:
+        raise ConfigError(f"training.device={training.device}: usable here are {', '.join(usable)}")
     return device
 
 

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from tesseral.potentials.fit import PotentialTraining, train
+from tesseral.potentials.task import PotentialTask
 from tesseral.training.checkpoint import read_checkpoint, read_header
 from tesseral.training.config import ConfigError, load_config
+from tesseral.training.task import Trainee
 
 STATE = "last.state.safetensors"
 EPOCHS = 12  # of 4 steps; states after steps 3, 6, 9 …
@@ -61,53 +64,77 @@ def assert_equal_results(one, two):
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 130)]
-)
-def test_interrupted_training_ends_with_the_same_weights(toy, toy_store, tmp_path, whole, number, code):
-    path, run = tmp_path / "config.yaml", tmp_path / "run"
-    path.write_text(toy.config_text(toy_store, run, epochs=EPOCHS, ema=0.9))
-    returned, errors = start_and_signal(path, run, number, states=4)
-    assert returned == code, errors
-    assert "Traceback" not in errors
-    progress = read_header(run / STATE, expect="tesseral-state")["state"]["trainee"]["progress"]
-    assert 0 < progress["step"] < 4 * EPOCHS
-    train(load_config(PotentialTraining, path), resume=True)
-    assert_equal_results(whole, run)
-
-
-class Stop(Exception):
+class StopError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 8, 10])
-def test_end_at_any_step_of_an_epoch(toy, toy_store, tmp_path, whole, monkeypatch, step):
-    from tesseral.training.task import Trainee
-
-    path, run = tmp_path / "config.yaml", tmp_path / "run"
-    path.write_text(toy.config_text(toy_store, run, epochs=EPOCHS, ema=0.9, save_every=1))
+def train_until(step, config, monkeypatch):
+    """Train, and die before the step of this number."""
     original = Trainee.step
 
     def fails_later(self, batch, n_batches):
         if self.progress.step == step:
-            raise Stop
+            raise StopError
         return original(self, batch, n_batches)
 
-    config = load_config(PotentialTraining, path)
     with monkeypatch.context() as patch:
         patch.setattr(Trainee, "step", fails_later)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             train(config)
-    progress = read_header(run / STATE, expect="tesseral-state")["state"]["trainee"]["progress"]
+
+
+@pytest.fixture
+def whole_and_cut(toy, toy_store, tmp_path):
+    """Configurations of two equal short trainings that save after every step: `whole_and_cut(overrides)`."""
+
+    def make(*overrides):
+        configs = []
+        for name in ("whole", "cut"):
+            path = tmp_path / f"{name}.yaml"
+            path.write_text(toy.config_text(toy_store, tmp_path / name, epochs=2, save_every=1))
+            configs.append(load_config(PotentialTraining, path, overrides))
+        return configs
+
+    return make
+
+
+@pytest.fixture
+def config_path(toy, toy_store, tmp_path):
+    """The configuration of the training `whole`, in a folder of its own."""
+    path = tmp_path / "config.yaml"
+    path.write_text(toy.config_text(toy_store, tmp_path / "run", epochs=EPOCHS, ema=0.9))
+    return path
+
+
+def progress_of(run):
+    return read_header(run / STATE, expect="tesseral-state")["state"]["trainee"]["progress"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 130)]
+)
+def test_interrupted_training_ends_with_the_same_weights(config_path, whole, number, code):
+    run = config_path.parent / "run"
+    returned, errors = start_and_signal(config_path, run, number, states=4)
+    assert returned == code, errors
+    assert "Traceback" not in errors
+    assert 0 < progress_of(run)["step"] < 4 * EPOCHS
+    train(load_config(PotentialTraining, config_path), resume=True)
+    assert_equal_results(whole, run)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 8, 10])
+def test_end_at_any_step_of_an_epoch(config_path, whole, monkeypatch, step):
+    run = config_path.parent / "run"
+    config = load_config(PotentialTraining, config_path, ["training.save_every=1"])
+    train_until(step, config, monkeypatch)
+    progress = progress_of(run)
     assert (progress["step"], 4 * progress["epoch"] + progress["batch"]) == (step, step)
     train(config, resume=True)
     assert_equal_results(whole, run)
 
 
-def test_random_draws_of_a_task_continue_too(toy, toy_store, tmp_path, monkeypatch):
-    from tesseral.potentials.task import PotentialTask
-    from tesseral.training.task import Trainee
-
+def test_random_draws_of_a_task_continue_too(whole_and_cut, monkeypatch):
     plain = PotentialTask.losses
 
     def noisy(self, batch, *, training):
@@ -115,24 +142,20 @@ def test_random_draws_of_a_task_continue_too(toy, toy_store, tmp_path, monkeypat
         return plain(self, batch, training=training)
 
     monkeypatch.setattr(PotentialTask, "losses", noisy)
-    original, runs = Trainee.step, []
-    for name in ("whole", "cut"):
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(toy.config_text(toy_store, tmp_path / name, epochs=2, save_every=1))
-        runs.append(load_config(PotentialTraining, path))
-    train(runs[0])
+    whole, cut = whole_and_cut()
+    train(whole)
+    train_until(6, cut, monkeypatch)
+    train(cut, resume=True)
+    assert_equal_results(Path(whole.run), Path(cut.run))
 
-    def fails_later(self, batch, n_batches):
-        if self.progress.step == 6:
-            raise Stop
-        return original(self, batch, n_batches)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainee, "step", fails_later)
-        with pytest.raises(Stop):
-            train(runs[1])
-    train(runs[1], resume=True)
-    assert_equal_results(tmp_path / "whole", tmp_path / "cut")
+@pytest.mark.parametrize("override", ["optimizer.name=prodigy", "schedule.name=plateau", "training.ema=0"])
+def test_other_optimisers_and_schedules_resume_exactly(whole_and_cut, monkeypatch, override):
+    whole, cut = whole_and_cut(override)
+    train(whole)
+    train_until(5, cut, monkeypatch)
+    train(cut, resume=True)
+    assert_equal_results(Path(whole.run), Path(cut.run))
 
 
 def test_no_pickle_is_written(whole):
@@ -154,30 +177,6 @@ def test_finished_training_can_be_prolonged(toy_config, tmp_path):
     train(toy_config("run", epochs=1))
     assert train(toy_config("run", epochs=1), resume=True)["metrics"] == {}
     assert train(toy_config("run", epochs=2), resume=True)["metrics"]["epoch"] == 2
-
-
-def test_prodigy_resumes_exactly(toy, toy_store, tmp_path, monkeypatch):
-    pytest.importorskip("prodigyopt")
-    from tesseral.training.task import Trainee
-
-    original, runs = Trainee.step, []
-    for name in ("whole", "cut"):
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(toy.config_text(toy_store, tmp_path / name, epochs=2, save_every=1))
-        runs.append(load_config(PotentialTraining, path, ["optimizer.name=prodigy"]))
-    train(runs[0])
-
-    def fails_later(self, batch, n_batches):
-        if self.progress.step == 5:
-            raise Stop
-        return original(self, batch, n_batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainee, "step", fails_later)
-        with pytest.raises(Stop):
-            train(runs[1])
-    train(runs[1], resume=True)
-    assert_equal_results(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_damaged_state_is_said(toy_config, tmp_path):

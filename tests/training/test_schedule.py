@@ -1,5 +1,6 @@
 """Learning rate, loss weights, plateau, moving average, optimiser groups."""
 
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,7 @@ def test_cosine_warms_up_linearly_and_ends_at_the_final_factor():
     assert learning_rate_factor(options, 1.0) == pytest.approx(0.02)
     assert learning_rate_factor(options, 1.3) == pytest.approx(0.02)
     values = [learning_rate_factor(options, 0.1 + 0.009 * k) for k in range(101)]
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(values))
 
 
 @pytest.mark.parametrize("name", ["constant", "plateau"])
