@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
@@ -199,34 +199,37 @@ class Labeller:
                 if key:
                     plan[label] = key
                 continue
-            if label in frame.labels:
+            has_stress = self.keys.stress is not None or "stress" in plan or "stress" in frame.labels
+            if label == "virial" and has_stress:
                 continue
-            usable = [key for key in present if _usable(label, key, frame)]
-            if label == "virial" and (
-                plan.get("stress") or self.keys.stress is not None or "stress" in frame.labels
-            ):
-                continue
-            found = candidates(label, usable, present)
-            if len(found) > 1:
+            found = candidates(label, [key for key in present if _usable(label, key, frame)], present)
+            values = [present[key] for key in found]
+            names = [f"info {key!r}" if key in frame.info else f"array {key!r}" for key in found]
+            if label in frame.labels:  # a calculator's result, beside which info may hold REF_energy
+                values, names = [frame.labels[label], *values], ["the calculator", *names]
+            if len(values) > 1:
                 certain = False
-                self._refuse_ambiguous(label, found, present, where)
-            if found:
+                self._refuse_different(label, names, values, found[-1], where)
+            if found and label not in frame.labels:
                 plan[label] = found[0]
         if self.keys.group:
             plan["group"] = self.keys.group
         self._tell(plan)
         return plan, certain
 
-    def _refuse_ambiguous(self, label: str, found: list[str], present: Mapping[str, Any], where: str) -> None:
-        first = np.asarray(present[found[0]], dtype=float).ravel()
-        for key in found[1:]:
-            other = np.asarray(present[key], dtype=float).ravel()
-            if first.shape != other.shape or not np.allclose(
+    def _refuse_different(
+        self, label: str, names: list[str], values: list[Any], last: str, where: str
+    ) -> None:
+        first = _flat(label, values[0])
+        for value in values[1:]:
+            other = _flat(label, value)
+            same = first.shape == other.shape and np.allclose(
                 first, other, rtol=1e-9, atol=1e-9, equal_nan=True
-            ):
+            )
+            if not same:
                 raise DataError(
-                    f"{label} is ambiguous: {' and '.join(found)} hold different values; "
-                    f"name one (keys: {label}={found[-1]})",
+                    f"{label} is ambiguous: {' and '.join(names)} hold different values; "
+                    f"name one (keys: {label}={last})",
                     where or self.source,
                 )
 
@@ -241,6 +244,11 @@ class Labeller:
             log.warning(
                 "%s: reading %s (name keys to choose others)", self.source or "frame", ", ".join(guessed)
             )
+
+
+def _flat(label: str, value: Any) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float64)
+    return to_voigt(array) if label in ("stress", "virial") else array.ravel()
 
 
 def _existing(named: str, present: Iterable[str]) -> str:

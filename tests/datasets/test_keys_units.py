@@ -54,7 +54,8 @@ def test_other_energies_are_not_taken(key):
 
 def test_two_different_energies_are_a_question():
     with pytest.raises(
-        DataError, match=r"b.xyz, frame 4: energy is ambiguous: energy and REF_energy .*keys: energy="
+        DataError,
+        match=r"b.xyz, frame 4: energy is ambiguous: info 'energy' and info 'REF_energy' .*keys: energy=",
     ):
         Labeller()(raw({"energy": 1.0, "REF_energy": 2.0}), "b.xyz, frame 4")
     same = Labeller()(raw({"energy": 1.0, "REF_energy": 1.0}))
@@ -62,6 +63,24 @@ def test_two_different_energies_are_a_question():
     named = Labeller(KeyMap(energy="REF_energy"))(raw({"energy": 1.0, "REF_energy": 2.0}))
     assert float(named.labels["energy"]) == 2.0
     assert named.info == {"energy": 1.0}
+
+
+def test_a_calculator_and_another_reference_are_a_question():
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = Atoms("H", info={"REF_energy": 2.0})
+    atoms.calc = SinglePointCalculator(atoms, energy=1.0)
+    with pytest.raises(DataError, match="energy is ambiguous: the calculator and info 'REF_energy'"):
+        Structure.from_ase(atoms)
+    assert float(Structure.from_ase(atoms, keys=KeyMap(energy="REF_energy")).labels["energy"]) == 2.0
+    atoms.info["REF_energy"] = 1.0
+    assert float(Structure.from_ase(atoms).labels["energy"]) == 1.0
+
+
+def test_the_same_stress_in_two_forms_is_no_question():
+    frame = Labeller()(raw({"stress": S, "REF_stress": MATRIX}))
+    np.testing.assert_allclose(frame.labels["stress"], S)
 
 
 def test_equal_in_the_first_frame_is_not_trusted_for_the_second():
