@@ -30,7 +30,7 @@ def build_page(examples: Path, out: Path, steps: Mapping[str, Step], seconds: fl
     }
     moving = read(out / "3bpa.extxyz")
     made = page.Page(
-        "A molecule learned in a minute and a half",
+        "A molecule learned in a minute",
         f"The shipped organic model had never seen {MOLECULE}. A hundred frames taught it the molecule; then it was "
         "relaxed and set in motion. A crystal needed no teaching at all.",
         kind="Tesseral demo",

@@ -21,7 +21,7 @@ from ._cli import COMMAND_LINE, add_common, refuse_overwrite, write_text
 
 EXAMPLE = "tesseral demo -o demo"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-TRAINING_MINUTES = 1.5
+TRAINING_MINUTES = 1.25
 
 
 @dataclass
@@ -84,12 +84,12 @@ def tour(examples: Path, out: Path, minutes: float) -> dict[str, list[str]]:
         "relax": f"relax {examples}/3bpa.xyz -o {out}/3bpa_relaxed.extxyz --model {tuned}"
         f" --trajectory {out}/3bpa_relaxation.extxyz --json {out}/relax.json --force",
         "md": f"md {examples}/3bpa.xyz -o {out}/3bpa.extxyz --model {tuned} --ensemble nvt --temperature 300"
-        f" --timestep 0.5 --steps 2000 --seed 1 --json {out}/md.json --force",
+        f" --timestep 0.5 --steps 1200 --seed 1 --json {out}/md.json --force",
         "solids": f"evaluate tesseral-solids {data}/solids_test.extxyz --json {out}/solids.json --force",
         "cell": f"relax {examples}/copper.vasp -o {out}/copper_relaxed.extxyz --cell"
         f" --trajectory {out}/copper_relaxation.extxyz --json {out}/cell.json --force",
         "nve": f"md {out}/copper_relaxed.extxyz -o {out}/copper.extxyz --ensemble nve --temperature 600"
-        f" --timestep 2 --steps 400 --seed 1 --json {out}/nve.json --force",
+        f" --timestep 2 --steps 250 --seed 1 --json {out}/nve.json --force",
     }
     return {name: words.split() for name, words in commands.items()}
 
