@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +130,21 @@ def test_given_neighbours_are_used_and_bytes_are_counted():
     assert isinstance(graph, Graph) and graph.n_edges == 0 and graph.row_ptr.tolist() == [0, 0, 0, 0]
     bound = graph_from_structure(water(), CUTOFF)
     assert bound.nbytes - graph.nbytes == bound.n_edges * (2 * 8 + 3 * 4)
+
+
+def test_graphs_need_numpy_and_torch_alone():
+    code = """
+import sys
+for name in ("vesin", "ase", "scipy", "h5py", "rdkit", "pymatgen", "lightning", "matplotlib"):
+    sys.modules[name] = None  # any import of it fails
+import subprocess
+import sys
+
+import numpy as np
+from tesseral.datasets.graph import collate, graph_from_structure
+from tesseral.datasets.structure import Structure
+crystal = Structure([29], np.zeros((1, 3)), 1.8 * (1 - np.eye(3)), np.ones(3, dtype=bool))
+print(collate([graph_from_structure(crystal, 5.0)] * 2).n_edges)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["84"], result.stderr  # two times the shells 12 + 6 + 24 of fcc

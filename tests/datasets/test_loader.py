@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tesseral.datasets.errors import UserError
 from tesseral.datasets.loader import Budget, GraphLoader, plan_batches, share_of_rank
+from tesseral.datasets.store import Store, write_store
 from tesseral.datasets.structure import Structure
 
 
@@ -166,3 +167,11 @@ def test_a_bad_frame_is_named():
     frames[17].positions[0, 0] = np.nan
     with pytest.raises(UserError, match=r"frame 17.*position of atom 0 is not finite"):
         list(loader(frames, batch_size=8))
+
+
+def test_worker_processes_share_a_store(tmp_path):
+    write_store(tmp_path / "chains.h5", chains())
+    store = Store(tmp_path / "chains.h5")
+    options = {"max_atoms": 60, "seed": 4}
+    pooled = loader(store, **options, workers=2, cache_bytes=0)
+    assert epoch_of(pooled) == epoch_of(loader(chains(), **options))
