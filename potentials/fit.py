@@ -61,6 +61,7 @@ class PotentialTraining:
     training: TrainingOptions = option(TrainingOptions(), "length, precision, hardware, saving")
 
 
+FACTS = "statistics.json"
 RESULTS = (STATE_NAME, "best.safetensors", "model.safetensors")
 
 
@@ -81,19 +82,20 @@ def train(config: PotentialTraining, *, resume: bool = False, force: bool = Fals
     with torch_settings(threads=config.training.threads, precision=config.training.precision):
         seed_generators(config.training.seed)
         data = training_data.open_data(config.data, seed=config.training.seed)
-        model, statistics = _model(config, data.train, folder if resume else None)
+        if resume:
+            model, facts = _restored_model(config, folder / FACTS)
+        else:
+            model, facts = _new_model(config, data.train)
         if main_process and not resume:
             (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-            (folder / "statistics.json").write_text(
-                json.dumps(asdict(statistics), indent=1), encoding="utf-8"
-            )
+            (folder / FACTS).write_text(json.dumps(facts.to_dict(), indent=1), encoding="utf-8")
         freeze(model, config.model.freeze)
         task = PotentialTask(
             model,
             config.loss,
             weights=config.data.weights,
             compile=_compile(config.training),
-            header=_header(config, data, statistics),
+            header=_header(config, data, facts),
         )
         loaders = _loaders(config, data, model)
         metrics = fit(
@@ -125,32 +127,68 @@ def _test(folder: Path, source: Source, device: torch.device) -> dict[str, Any]:
     return report
 
 
-def _model(config: PotentialTraining, train: Source, resumed: Path | None) -> tuple[Potential, Statistics]:
-    """The model in its dtype with its reference energies, and the statistics of the training data."""
-    from . import build, load
+@dataclass
+class DataFacts:
+    """What one look at the training data gave: kept in the run folder, so that a resumed run need not look again."""
 
-    dtype = DTYPES.get(config.training.precision, torch.float32)
-    if config.model.init is not None:
-        model = load(config.model.init).to(dtype)
-        cutoff = model.cutoff
-    else:
+    statistics: Statistics
+    domain: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"statistics": asdict(self.statistics), "domain": self.domain}
+
+    @classmethod
+    def read(cls, path: Path) -> DataFacts:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot resume: {path} is not readable ({error})") from error
+        statistics = record["statistics"]
+        statistics["reference_energies"] = {int(z): e for z, e in statistics["reference_energies"].items()}
+        return cls(Statistics(**statistics), record["domain"])
+
+
+def _new_model(config: PotentialTraining, train: Source) -> tuple[Potential, DataFacts]:
+    """The model in its dtype with its reference energies, fresh or from start weights."""
+    from . import build
+
+    start = _start_model(config)
+    if start is None:
         probe = Statistics([1], {1: 0.0}, 1.0, 1.0, 20.0, 1, 1)
         cutoff = build(config.model.architecture, config.model.config, probe).cutoff
-    if resumed is not None:
-        statistics = _read_statistics(resumed / "statistics.json")
     else:
-        isolated = training_data.isolated_energies(config.data)
-        required = config.loss.labels
-        statistics = compute_statistics(train, cutoff, isolated=isolated, required=required)
-    torch.manual_seed(config.training.seed)
-    if config.model.init is None:
-        model = build(config.model.architecture, config.model.config, statistics).to(dtype)
-    else:
-        _check_elements(model, statistics)
-        if resumed is None:
-            statistics.reference_energies = estimate_references(model, train, isolated)
-        model.reference_energies.update(statistics.reference_energies)
-    return model, statistics
+        cutoff = start.cutoff
+    isolated = training_data.isolated_energies(config.data)
+    statistics = compute_statistics(train, cutoff, isolated=isolated, required=config.loss.labels)
+    if start is not None:
+        _check_elements(start, statistics)
+        statistics.reference_energies = estimate_references(start, train, isolated)
+    elif config.data.reference_shift:
+        statistics.reference_energies = training_data.shifted_references(train, statistics.reference_energies)
+    facts = DataFacts(statistics, measure_domain(train).to_dict())
+    return _finished_model(config, start, statistics), facts
+
+
+def _restored_model(config: PotentialTraining, path: Path) -> tuple[Potential, DataFacts]:
+    """The model of an earlier start; its weights come with the state."""
+    facts = DataFacts.read(path)
+    return _finished_model(config, _start_model(config), facts.statistics), facts
+
+
+def _start_model(config: PotentialTraining) -> Potential | None:
+    from . import load
+
+    return None if config.model.init is None else load(config.model.init)
+
+
+def _finished_model(config: PotentialTraining, start: Potential | None, statistics: Statistics) -> Potential:
+    from . import build
+
+    if start is None:
+        torch.manual_seed(config.training.seed)
+        start = build(config.model.architecture, config.model.config, statistics)
+    start.reference_energies.update(statistics.reference_energies)
+    return start.to(DTYPES.get(config.training.precision, torch.float32))
 
 
 def estimate_references(model: Potential, source: Source, isolated: dict[int, float]) -> dict[int, float]:
@@ -192,15 +230,6 @@ def _check_elements(model: Potential, statistics: Statistics) -> None:
         )
 
 
-def _read_statistics(path: Path) -> Statistics:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot resume: {path} is not readable ({error})") from error
-    record["reference_energies"] = {int(z): e for z, e in record["reference_energies"].items()}
-    return Statistics(**record)
-
-
 def _loaders(config: PotentialTraining, data: DataSets, model: Potential) -> tuple[Any, Any]:
     seed, labels = config.training.seed, config.loss.labels
     make = training_data.make_loader
@@ -215,16 +244,16 @@ def _loaders(config: PotentialTraining, data: DataSets, model: Potential) -> tup
     return loader, validation
 
 
-def _header(config: PotentialTraining, data: DataSets, statistics: Statistics) -> dict[str, Any]:
+def _header(config: PotentialTraining, data: DataSets, facts: DataFacts) -> dict[str, Any]:
     """What a checkpoint keeps of its training; no folder names, so that files can be passed on."""
     sections = {
         name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")
     }
     return {
-        "domain": measure_domain(data.train).to_dict(),
+        "domain": facts.domain,
         "provenance": {
             "data": training_data.provenance(config.data, data),
-            "statistics": asdict(statistics),
+            "statistics": asdict(facts.statistics),
             "training": sections,
             "init": Path(config.model.init).name if config.model.init else None,
             "versions": _versions(),
@@ -259,7 +288,7 @@ def _fresh_folder(folder: Path, force: bool) -> None:
             f"{folder} holds a training already; continue it with --resume, choose another folder with "
             "run=FOLDER, or replace it with --force"
         )
-    for name in (*RESULTS, "metrics.csv", "statistics.json", "config.yaml"):
+    for name in (*RESULTS, "metrics.csv", FACTS, "config.yaml"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tb", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -230,10 +230,12 @@ def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) in (Union, types.UnionType):
         return " or ".join(_type_name(member) for member in typing.get_args(kind))
     names = {float: "a number", int: "a whole number", str: "a text", bool: "true/false", type(None): "null"}
-    origin_names = {list: "a list", dict: "a mapping", Literal: " | ".join(map(str, typing.get_args(kind)))}
-    return (
-        names.get(kind) or origin_names.get(typing.get_origin(kind)) or getattr(kind, "__name__", str(kind))
-    )
+    if kind in names:
+        return names[kind]
+    origin: Any = typing.get_origin(kind)
+    if origin is Literal:
+        return " | ".join(map(str, typing.get_args(kind)))
+    return {list: "a list", dict: "a mapping"}.get(origin, str(kind))
 
 
 def _wrong(where: str, key: str, expected: str, value: Any) -> ConfigError:

@@ -42,6 +42,11 @@ class DataOptions:
         "fit",
         "energies of isolated atoms: fit (one-atom frames of train, else least squares), a file, {H: -13.6} eV",
     )
+    reference_shift: bool = option(
+        False,
+        "add the mean binding energy of the data to the reference energies: the network starts near the data, but "
+        "isolated atoms are off by it",
+    )
     batch_size: int | None = option(
         None, "structures per step, over all processes; null: as max_atoms says, or 8"
     )
@@ -139,6 +144,26 @@ def isolated_energies(options: DataOptions) -> dict[int, float]:
     if not found:
         raise ConfigError(f"data.reference_energies: {chosen} has no one-atom frame with an energy")
     return found
+
+
+def shifted_references(source: Source, references: dict[int, float]) -> dict[int, float]:
+    """Reference energies plus the binding energy per atom of the data, by element.
+
+    First the same shift for all elements (the mean of (E − references) / n over frames with more than one atom),
+    then the smallest least squares change by element that the compositions call for.
+    """
+    numbers, rows, values = sorted(references), [], []
+    for structure in source:
+        if structure.n_atoms > 1 and "energy" in structure.labels:
+            counts = np.array([(structure.numbers == z).sum() for z in numbers])
+            rest = float(structure.labels["energy"]) - float(counts @ [references[z] for z in numbers])
+            rows.append(counts / structure.n_atoms)
+            values.append(rest / structure.n_atoms)
+    if not rows:
+        return references
+    mean = float(np.mean(values))
+    change = np.linalg.lstsq(np.array(rows), np.array(values) - mean, rcond=1e-6)[0]
+    return {z: references[z] + mean + float(c) for z, c in zip(numbers, change, strict=True)}
 
 
 def make_loader(

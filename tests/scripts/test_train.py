@@ -19,16 +19,21 @@ def toy():
     return module
 
 
+@pytest.fixture(scope="module")
+def data(toy, tmp_path_factory):
+    return toy.write(tmp_path_factory.mktemp("data") / "toy.h5")
+
+
 @pytest.fixture
-def config(toy, tmp_path):
+def config(toy, data, tmp_path):
     """A configuration of one epoch on toy data."""
     path = tmp_path / "config.yaml"
-    path.write_text(toy.config_text(toy.write(tmp_path / "toy.h5"), tmp_path / "run", epochs=1))
+    path.write_text(toy.config_text(data, tmp_path / "run", epochs=1))
     return path
 
 
-def test_train_writes_a_model_and_its_numbers(config, tmp_path, capsys):
-    code = main(["train", str(config), "training.epochs=2", f"data.test={tmp_path / 'toy.h5'}", "--json",
+def test_train_writes_a_model_and_its_numbers(config, data, tmp_path, capsys):
+    code = main(["train", str(config), "training.epochs=2", f"data.test={data}", "--json",
                  str(tmp_path / "out.json")])  # fmt: skip
     assert code == 0
     output = capsys.readouterr().out
@@ -48,8 +53,7 @@ def test_seed_and_device_options_are_overrides(config, tmp_path):
     assert "seed: 5" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_overrides_alone_are_enough(toy, tmp_path):
-    data = toy.write(tmp_path / "toy.h5", 8)
+def test_overrides_alone_are_enough(toy, data, tmp_path):
     model = json.dumps(toy.MODEL).replace('"', "")
     words = [
         f"run={tmp_path / 'r'}",

@@ -10,7 +10,14 @@ from tesseral.datasets.source import MemorySource
 from tesseral.datasets.store_writer import write_store
 from tesseral.datasets.structure import Structure
 from tesseral.training.config import ConfigError
-from tesseral.training.data import DataOptions, isolated_energies, open_data, provenance, split
+from tesseral.training.data import (
+    DataOptions,
+    isolated_energies,
+    open_data,
+    provenance,
+    shifted_references,
+    split,
+)
 
 
 def atom(z, energy):
@@ -61,6 +68,22 @@ def test_reference_energies_by_symbol_or_from_a_file(tmp_path):
 def test_a_reference_file_without_atoms(toy_store):
     with pytest.raises(ConfigError, match="no one-atom frame with an energy"):
         isolated_energies(DataOptions(reference_energies=str(toy_store)))
+
+
+def test_shifted_references_take_up_the_binding_energy():
+    rng, frames = np.random.default_rng(0), [atom(1, -13.0), atom(8, -430.0)]
+    for n_h, n_o in ((2, 1), (2, 2), (4, 1)):
+        numbers = [1] * n_h + [8] * n_o
+        energy = n_h * (-13.0 - 2.5) + n_o * (-430.0 - 4.0)
+        frames.append(
+            Structure(numbers, rng.normal(size=(len(numbers), 3)), labels={"energy": np.array(energy)})
+        )
+    references = {1: -13.0, 8: -430.0}
+    assert shifted_references(MemorySource(frames), references) == pytest.approx({1: -15.5, 8: -434.0})
+    one_composition = shifted_references(MemorySource(frames[:3]), references)
+    assert one_composition == pytest.approx(
+        {1: -16.0, 8: -433.0}
+    )  # 3 eV per atom, the same for both elements
 
 
 def test_unknown_names_of_labels_and_units(toy_store):
