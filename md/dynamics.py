@@ -145,6 +145,8 @@ def run_md(
     """
     if steps < 0:
         raise UserError(f"steps = {steps}: must not be negative")
+    if save_every < 1 or (every is not None and every < 1):
+        raise UserError(f"every = {every}, save_every = {save_every}: must be positive numbers of steps")
     files = None if output is None else Files.beside(output)
     if resume and files is None:
         raise UserError("resume needs the output of the run that is to go on")

@@ -73,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-nonconservative", action="store_true", help="NVE with forces without an energy"
     )
-    add_common(parser, "seed", "device", "json", "force")
-    parser.set_defaults(seed=None)
+    parser.add_argument("--seed", type=int, metavar="N", help="default: drawn, printed and kept in the state")
+    add_common(parser, "device", "json", "force")
 
 
 def run(args: argparse.Namespace) -> None:

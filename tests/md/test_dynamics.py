@@ -261,6 +261,8 @@ def test_hooks_see_every_interval(molecule, morse):
     seen = []
     run_md(molecule, morse, steps=9, hooks=[(lambda s: seen.append(s.step), 3)])
     assert seen == [3, 6, 9]
+    with pytest.raises(UserError, match="an interval of 0 steps"):
+        run_md(molecule, morse, steps=9, hooks=[(print, 0)])
 
 
 def test_any_ase_calculator(tmp_path):
