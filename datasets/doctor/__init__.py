@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..structure import Structure
 from . import energies, frames, stress
-from .findings import LENGTH_UNIT, STRESS_UNIT, TWO_KINDS, Finding, Level, listed, report
-from .pairs import check_pairs, similar_pairs
+from .findings import ENERGY_UNIT, LENGTH_UNIT, STRESS_UNIT, TWO_KINDS, Finding, Level, listed, report
+from .pairs import Match, check_pairs, similar_pairs
 from .survey import Survey, survey
 
 __all__ = ["Finding", "Level", "check", "listed", "report"]
@@ -42,20 +42,23 @@ def check(
     findings = [finding for one in CHECKS for finding in one(found, source)]
     # Wrong lengths spoil every comparison of energies with forces and stress: they are the one fault to name.
     if LENGTH_UNIT not in _titles(findings):
-        matched, scale = _check_against_forces(found, source)
-        if TWO_KINDS in _titles(findings):
-            matched = [finding for finding in matched if finding.title != TWO_KINDS]
-        findings += matched + _check_stress(found, source, scale)
+        findings = _compare_with_forces(found, source, findings)
     return sorted(findings, key=lambda finding: SEVERITY[finding.level])
 
 
-def _check_against_forces(found: Survey, source: Sequence[Structure]) -> tuple[list[Finding], float]:
-    """What similar frames tell: sign and unit of the forces, energies of two kinds, and the scale of the energies."""
+def _compare_with_forces(
+    found: Survey, source: Sequence[Structure], findings: list[Finding]
+) -> list[Finding]:
+    """The findings, with what similar and strained frames add: sign and unit of forces and stress, two kinds of
+    energies; without those that the comparison refutes."""
     pairs, clusters = similar_pairs(found, source), energies.energy_clusters(found)
     match = check_pairs(pairs, {i for one in clusters for i in one.high})
     if not clusters and not match.sure and (jumps := energies.offset_clusters(pairs)):
-        return energies.check_mixed_codes(found, pairs, jumps), 1.0
-    return energies.check_mixed_codes(found, pairs, clusters) + match.findings, match.scale
+        clusters, match = jumps, Match([])
+    if match.confirms_units and frames.plausible_forces(found):
+        findings = [finding for finding in findings if finding.title != ENERGY_UNIT]
+    mixed = [] if TWO_KINDS in _titles(findings) else energies.check_mixed_codes(found, pairs, clusters)
+    return findings + mixed + match.findings + _check_stress(found, source, match.scale)
 
 
 def _check_stress(found: Survey, source: Sequence[Structure], energy_scale: float) -> list[Finding]:

@@ -11,7 +11,7 @@ import numpy as np
 from .. import elements
 from ..structure import Structure
 from ..units import ENERGY, HARTREE
-from .findings import TWO_KINDS, Finding
+from .findings import ENERGY_UNIT, TWO_KINDS, Finding
 from .pairs import Pair
 from .survey import Survey
 
@@ -22,6 +22,7 @@ ATOM_ENERGIES = [
     340.719, 397.505, 459.482, 526.818,
 ]  # fmt: skip
 SIZE_TOLERANCE = {True: 0.03, False: 0.06}  # light elements only; with heavy ones (relativistic shifts)
+LAST_WITHOUT_CORE = 36  # beyond krypton all-electron bases of chemists hide the core in a pseudopotential
 OUTLIER = 20.0  # robust standard deviations
 OUTLIER_FLOOR = 1.0  # eV/atom
 GAP = 6.0  # times the spread of either side
@@ -56,14 +57,15 @@ def check_energy_size(found: Survey, source: Sequence[Structure]) -> list[Findin
     total = np.abs(ratio - 1) < tolerance
     if total.mean() > 1 - MIN_SIDE:
         return []
-    if total.mean() > MIN_SIDE and (ratio < 0.9).mean() > MIN_SIDE:
-        fewer = total if total.mean() < 0.5 else ~total
+    full = np.array([max(z for z, _ in found.records[i].composition) <= LAST_WITHOUT_CORE for i in members])
+    if (total & full).mean() > MIN_SIDE and (full & (ratio < 0.9)).mean() > MIN_SIDE:
+        fewer = full & total if total.mean() < 0.5 else full & ~total
         return [
             Finding(
                 "fatal",
                 TWO_KINDS,
-                f"{int(total.sum())} of {len(members)} frames hold all-electron total energies, the others do not: "
-                "their zeros of energy differ.",
+                f"{int((total & full).sum())} of {int(full.sum())} frames hold all-electron total energies, the others "
+                "do not: their zeros of energy differ.",
                 "train on one kind only, or shift each to its own reference energies first",
                 [members[k] for k in np.flatnonzero(fewer)],
             )
@@ -88,7 +90,7 @@ def _check_unit(ratio: np.ndarray, n_atoms: np.ndarray, tolerance: float) -> lis
             for cause in fitting
         ]
         text = f"{verdict}: they are {' or '.join(fitting)}."
-        return [Finding("fatal", "Energies are not in eV", text, " or ".join(mends))]
+        return [Finding("fatal", ENERGY_UNIT, text, " or ".join(mends))]
     if middle > 1 + tolerance:
         return [
             Finding(

@@ -9,7 +9,7 @@ from typing import Literal
 Level = Literal["fatal", "warning", "note"]
 # Titles of findings that silence others, which would only be their consequences.
 LENGTH_UNIT, STRESS_UNIT = "Lengths are not in Å", "Stress is not in eV/Å³"
-TWO_KINDS = "Energies of two kinds"
+TWO_KINDS, ENERGY_UNIT = "Energies of two kinds", "Energies are not in eV"
 SHOWN = 12  # frame numbers in a printed list
 
 

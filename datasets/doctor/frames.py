@@ -20,11 +20,13 @@ TOO_LONG, TOO_SHORT = (
     0.7,
 )  # typical nearest neighbours over the sum of radii; sound data lie at 0.9 to 1.25
 FORCE_FLOOR, FORCE_RATIO = 20.0, 20.0  # eV/Å; an outlier exceeds both, the ratio to the median of the frames
+THERMAL = 0.1  # eV/Å rms; thermal forces in Hartree/Å stay below
 FORCE_UNITS = 15.0  # eV/Å rms of the typical frame that no thermal ensemble reaches
 NET_FORCE = 0.15  # of rms · sqrt(3 n): random errors of a plane-wave code stay far below
 NET_FLOOR = 0.02  # eV/Å per frame; below, it is rounding
 STRESS_UNITS = 1.0  # eV/Å³ = 160 GPa
 VOLUME_RATIO = 20.0
+NEAR_COMPARISONS = 5000
 NOBLE = {2, 10, 18, 36, 54, 86}
 
 
@@ -213,6 +215,12 @@ def check_forces(found: Survey, source: Sequence[Structure]) -> list[Finding]:
     return findings + _check_net_force(found, having)
 
 
+def plausible_forces(found: Survey) -> bool:
+    """Whether the typical force has the size of thermal forces in eV/Å."""
+    sizes = [found.records[i].force_rms or 0.0 for i in found.having("forces")]
+    return bool(sizes) and THERMAL < float(np.median(sizes)) < FORCE_UNITS
+
+
 def _check_net_force(found: Survey, having: list[int]) -> list[Finding]:
     drifting = []
     for i in having:
@@ -298,6 +306,7 @@ def check_near_duplicates(found: Survey, source: Sequence[Structure]) -> list[Fi
         if found.records[i].n_atoms > 1:
             groups[found.records[i].atoms, found.records[i].cell].append(i)
     close: set[int] = set()
+    compared = 0
     for members in groups.values():
         members.sort(key=lambda i: found.records[i].energy or 0.0)
         for a, b in pairwise(members):
@@ -306,7 +315,12 @@ def check_near_duplicates(found: Survey, source: Sequence[Structure]) -> list[Fi
                 and abs((found.records[a].energy or 0.0) - (found.records[b].energy or 0.0))
                 < 1e-4 * found.records[a].n_atoms
             )
-            if alike and np.abs(source[a].positions - source[b].positions).max() < 0.01:
+            compared += alike
+            if (
+                alike
+                and compared <= NEAR_COMPARISONS
+                and np.abs(source[a].positions - source[b].positions).max() < 0.01
+            ):
                 close |= {a, b}
     if len(close) <= max(2, len(found.ok) // 50):
         return []

@@ -124,6 +124,11 @@ class Match(NamedTuple):
     scale: float = 1.0
     sure: bool = False
 
+    @property
+    def confirms_units(self) -> bool:
+        """Energies and forces surely belong together, in one unit."""
+        return self.sure and not self.findings
+
 
 def check_pairs(pairs: list[Pair], raised: set[int]) -> Match:
     """Sign and unit of forces against energies.

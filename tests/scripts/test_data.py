@@ -87,7 +87,7 @@ def test_convert_takes_keys_and_units_and_other_formats(extxyz, tmp_path, capsys
 
 def test_a_killed_conversion_resumes_and_gives_the_same_store(tmp_path, capsys):
     source, out, whole = tmp_path / "many.extxyz", tmp_path / "many.h5", tmp_path / "whole.h5"
-    write(source, waters(20_000))
+    write(source, waters(6_000))
     command = [
         sys.executable,
         "-m",
