@@ -12,6 +12,7 @@ import torch
 
 from ..datasets.domain import measure_domain
 from ..datasets.elements import SYMBOLS
+from ..datasets.graph import collate
 from ..datasets.source import Source
 from ..datasets.statistics import Statistics, compute_statistics
 from ..training import data as training_data
@@ -24,7 +25,7 @@ from ..training.options import OptimizerOptions, ScheduleOptions, TrainingOption
 from ..training.state import seed_generators, torch_settings
 from .base import Potential, predict
 from .loss import LossOptions
-from .task import PotentialTask
+from .task import CompileError, PotentialTask, use_compiled
 
 DTYPES = {"float64": torch.float64}
 REFERENCE_FRAMES = 500  # frames from which reference energies are estimated anew in fine-tuning
@@ -94,10 +95,10 @@ def train(config: PotentialTraining, *, resume: bool = False, force: bool = Fals
             model,
             config.loss,
             weights=config.data.weights,
-            compile=_compile(config.training),
             header=_header(config, data, facts),
         )
         loaders = _loaders(config, data, model)
+        _compile(config.training, task, loaders[0])
         metrics = fit(
             task,
             *loaders,
@@ -273,10 +274,19 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _compile(training: TrainingOptions) -> bool:
-    if training.compile == "auto":
-        return torch.device(training.device).type == "cuda"
-    return training.compile
+def _compile(training: TrainingOptions, task: PotentialTask, loader: Any) -> None:
+    """Compile where it is asked for, or with "auto" on a GPU where it works."""
+    device = device_of(training)
+    if training.compile is False or (training.compile == "auto" and device.type != "cuda"):
+        return
+    task.to(device)
+    graphs = [loader.frames[k] for k in range(min(2, len(loader.frames)))]
+    try:
+        use_compiled(task, collate(graphs).to(device))
+    except CompileError as error:
+        if training.compile is True:
+            raise ConfigError(f"training.compile=true: {error}; set training.compile=false") from error
+        print(f"training without compilation: {error}")
 
 
 def _fresh_folder(folder: Path, force: bool) -> None:

@@ -9,11 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..datasets.errors import UserError
 from ..datasets.graph import Graph
 from ..training.data import group_weights
 from ..training.task import Losses, Task
-from .base import Potential, compile_gradient, energy_and_gradient, predict
+from .base import EnergyAndGradient, Potential, compile_gradient, energy_and_gradient, predict
 from .loss import SCALES, TERMS, UNITS, Errors, LossOptions, errors_of, loss_terms
+
+COMPILE_TOLERANCE = 1e-3  # relative error of the gradient of all weights
+
+
+class CompileError(UserError):
+    """torch.compile does not work for this model on this machine."""
 
 
 class PotentialTask(Task):
@@ -23,7 +30,6 @@ class PotentialTask(Task):
         model: the potential, in its dtype.
         loss: the loss.
         weights: weight of structures by config_type.
-        compile: compile the model's energy and gradient.
         header: what goes into exported checkpoints besides the model's own facts (provenance, statistics).
     """
 
@@ -35,13 +41,12 @@ class PotentialTask(Task):
         loss: LossOptions,
         *,
         weights: Mapping[str, float] | None = None,
-        compile: bool = False,
         header: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.model, self.loss, self.header = model, loss, dict(header or {})
         self.group_weights = dict(weights or {})
-        self.evaluate = compile_gradient() if compile else energy_and_gradient
+        self.evaluate: EnergyAndGradient = energy_and_gradient
 
     def losses(self, batch: Graph, *, training: bool) -> Losses:
         needed = [name for name in ("forces", "stress") if name in batch.labels]
@@ -74,6 +79,36 @@ class PotentialTask(Task):
 
         finite = {key: value for key, value in metrics.items() if abs(value) < float("inf")}
         save(self.model, path, {**self.header, "metrics": finite}, force=True)
+
+
+def use_compiled(task: PotentialTask, batch: Graph) -> None:
+    """Let the task evaluate its model through torch.compile, after a trial on one batch.
+
+    The trial compares the gradients of all weights with those of the eager model: a wrong double backward
+    would not be noticed otherwise.
+
+    Raises:
+        CompileError: the model cannot be compiled here, or gives other gradients.
+    """
+    parameters = [p for p in task.parameters() if p.requires_grad]
+
+    def gradients() -> list[Tensor]:
+        losses = task.losses(batch, training=True)
+        found = torch.autograd.grad(losses.totals.sum(), parameters, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+    eager = gradients()
+    task.evaluate = compile_gradient()
+    try:
+        compiled = gradients()
+    except Exception as error:  # whatever the compiler stumbles over
+        task.evaluate = energy_and_gradient
+        raise CompileError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
+    size = torch.stack([g.norm() for g in eager]).norm()
+    difference = torch.stack([(a - b).norm() for a, b in zip(eager, compiled, strict=True)]).norm() / size
+    if not difference < COMPILE_TOLERANCE:
+        task.evaluate = energy_and_gradient
+        raise CompileError(f"compiled gradients differ from eager ones by {float(difference):.1e}")
 
 
 def error_sums(errors: Errors) -> Tensor:

@@ -76,7 +76,7 @@ class TrainingOptions:
         "float32; float64 throughout; tf32: float32 with fast matrix products (GPU); bf16: autocast",
     )
     compile: bool | Literal["auto"] = option(
-        "auto", "torch.compile the model's step; auto: where it is safe and pays"
+        "auto", "torch.compile the model, checked against eager gradients; auto: on a GPU, where it works"
     )
     threads: int | None = option(None, "CPU threads of torch; null: leave torch's setting")
     ema: float = option(
