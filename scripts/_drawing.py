@@ -62,7 +62,7 @@ def scene(structures: Sequence[Structure], *, most: int = 80) -> Scene:
         corners = np.array(list(itertools.product((0, 1), repeat=3))) @ first.cell
         pairs = [(i, j) for i in range(8) for j in range(i) if (i ^ j).bit_count() == 1]
         edges = (np.array([[corners[i], corners[j]] for i, j in pairs]) - centre) @ view.T
-        frames = (frames - centre) @ view.T
+        frames = (frames - frames[0].mean(axis=0)) @ view.T  # atoms in the middle of the outline
     else:
         frames = _superpose(frames - frames.mean(axis=1, keepdims=True))
         frames = frames @ _principal_axes(frames[0]).T

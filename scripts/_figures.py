@@ -11,6 +11,7 @@ import numpy as np
 
 INK, SOFT, LINE = "#1f2733", "#5d6776", "#dfdbd2"
 TEAL, WARM, BLUE = "#0e6b70", "#c8702a", "#4468a8"
+NARROW = (4.4, 3.7)  # inches of a figure that shares its line with another
 STYLE: Any = {
     "svg.fonttype": "none",  # letters stay letters: the page's font, and they can be searched
     "font.family": "sans-serif",
@@ -21,6 +22,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": LINE,
     "grid.linewidth": 0.6,
     "xtick.color": SOFT,
@@ -32,9 +34,11 @@ STYLE: Any = {
 }
 
 
-def learning_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str) -> str:
-    """Named curves (x values, y values) on a logarithmic y axis."""
-    with _canvas((7.6, 3.6)) as (figure, out):
+def learning_curve(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, wide: bool = True
+) -> str:
+    """Named curves (x values, y values) on a logarithmic y axis; not `wide`: for two side by side."""
+    with _canvas((7.6, 3.6) if wide else NARROW) as (figure, out):
         axes = figure.add_subplot()
         for (name, (xs, ys)), colour in zip(curves.items(), (SOFT, TEAL, WARM, BLUE), strict=False):
             axes.plot(xs, ys, label=name, color=colour)
@@ -63,16 +67,21 @@ def parity(
             )  # fmt: skip
         axes.set(xlabel=f"reference {quantity} ({unit})", ylabel=f"predicted {quantity} ({unit})")
         axes.set_aspect("equal", "datalim")
-        axes.legend(loc="upper left", handletextpad=0.2, borderaxespad=0.1)
+        axes.legend(loc="upper left", handletextpad=0.2, borderaxespad=0.1, markerscale=2)
+        axes.margins(y=0.12)
     return out.getvalue()
 
 
 def stacked(
-    x: Sequence[float], panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]], *, xlabel: str
+    x: Sequence[float],
+    panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
+    *,
+    xlabel: str,
+    wide: bool = True,
 ) -> str:
     """Panels over one x axis, each (y label, named curves); a single unnamed curve has the name ""."""
     colours = (TEAL, WARM, BLUE)
-    with _canvas((7.6, 1.75 * len(panels) + 0.4)) as (figure, out):
+    with _canvas((7.6, 1.75 * len(panels) + 0.4) if wide else NARROW) as (figure, out):
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for number, (axes, (label, curves)) in enumerate(zip(grid, panels, strict=True)):
             for k, (name, values) in enumerate(curves.items()):

@@ -17,16 +17,16 @@ QUANTITIES = {"forces": ("force", "meV/Å"), "energy": ("energy", "meV/atom"), "
 
 def learning_curves(rows: Sequence[Mapping[str, str]]) -> str:
     """Errors over the epochs, one figure for each quantity of metrics.csv."""
-    blocks = []
-    for name, (word, unit) in QUANTITIES.items():
+    blocks, present = [], [name for name in QUANTITIES if any(row.get(f"train_{name}_rmse") for row in rows)]
+    for name in present:
+        word, unit = QUANTITIES[name]
         curves = {
             label: _column(rows, f"{part}_{name}_rmse")
             for part, label in (("train", "training"), ("val", "validation"))
             if any(row.get(f"{part}_{name}_rmse") for row in rows)
         }
-        if curves:
-            picture = figures.learning_curve(curves, x="epoch", y=f"{word} RMSE ({unit})")
-            blocks.append(page.figure(picture, f"Error of the {word} over the epochs, root mean square."))
+        picture = figures.learning_curve(curves, x="epoch", y=f"{word} RMSE ({unit})", wide=len(present) == 1)
+        blocks.append(page.figure(picture, f"Error of the {word} over the epochs, root mean square."))
     return page.pair(*blocks) if len(blocks) > 1 else "".join(blocks)
 
 
@@ -68,20 +68,19 @@ def model_table(header: Mapping[str, Any]) -> str:
     return page.table(["model", ""], [(k, str(v)) for k, v in facts.items() if v is not None])
 
 
-def simulation(thermo: Mapping[str, np.ndarray], frames: Sequence[Structure], *, name: str, what: str) -> str:
-    """Numbers, thermodynamic log and moving picture of one molecular dynamics run."""
+def simulation(thermo: Mapping[str, np.ndarray], n_atoms: int, *pictures: str) -> str:
+    """Numbers and thermodynamic log of one molecular dynamics run, with pictures between them."""
     time, temperature = thermo["time_fs"], thermo["temperature_K"]
-    atoms = frames[0].n_atoms
     drift = np.polyfit(time / 1000, thermo["drift_meV_per_atom"], 1)[0] if len(time) > 2 else np.nan
     tiles = page.tiles(
         [
-            (page.number(time[-1] / 1000), "ps", f"simulated, {atoms} atoms"),
+            (page.number(time[-1] / 1000), "ps", f"simulated, {n_atoms} atoms"),
             (f"{temperature.mean():.0f} ± {temperature.std():.0f}", "K", "temperature"),
             (page.number(drift, 2), "meV/atom/ps", "drift of the conserved energy"),
         ]
     )
     energies = {
-        label: 1000 * (thermo[column] - thermo["total_eV"][0]) / atoms
+        label: 1000 * (thermo[column] - thermo["total_eV"][0]) / n_atoms
         for label, column in (("potential", "potential_eV"), ("total", "total_eV"))
     }
     energies["potential"] = energies["potential"] - energies["potential"][0] + energies["total"][0]
@@ -92,8 +91,12 @@ def simulation(thermo: Mapping[str, np.ndarray], frames: Sequence[Structure], *,
     if np.isfinite(thermo["pressure_GPa"]).all():
         panels.append(("pressure (GPa)", {"": thermo["pressure_GPa"]}))
     log = figures.stacked(time.tolist(), panels, xlabel="time (fs)")
-    moving = page.viewer(scene(frames), f"{what}. Drag to turn it.", name=name)
-    return tiles + moving + page.figure(log, "Energies relative to the start.")
+    return tiles + "".join(pictures) + page.figure(log, "Energies relative to the start.")
+
+
+def moving(frames: Sequence[Structure], *, name: str, what: str) -> str:
+    """Picture of a trajectory that can be turned and played."""
+    return page.viewer(scene(frames), f"{what}. Drag to turn it.", name=name)
 
 
 def relaxation(
@@ -105,9 +108,9 @@ def relaxation(
         ("energy (meV)", {"": [1000 * (row["energy_eV"] - lowest) for row in steps]}),
         ("largest force (eV/Å)", {"": [row["fmax_eV_per_A"] for row in steps]}),
     ]
-    log = figures.stacked(list(range(len(steps))), panels, xlabel="step")
+    log = figures.stacked(list(range(len(steps))), panels, xlabel="step", wide=False)
     return page.pair(
-        page.viewer(scene(frames), f"{what}. Drag to turn it.", name=name),
+        moving(frames, name=name, what=what),
         page.figure(log, "Energy above the minimum, and the largest force on an atom."),
     )
 

@@ -74,5 +74,6 @@ def simulation_page(trajectory: Path, thermo: Path) -> Any:
         raise UserError(f"{trajectory} has no frame yet; wait for the first record")
     lead = f"Molecular dynamics of {frames[0].formula}, {len(frames)} frames."
     page = Page(trajectory.stem, lead, kind="Simulation")
-    page.add(_sections.simulation(columns, frames, name="run", what=frames[0].formula))
+    moving = _sections.moving(frames, name="run", what=frames[0].formula)
+    page.add(_sections.simulation(columns, frames[0].n_atoms, moving))
     return page

@@ -17,8 +17,8 @@ function tesseralViewer(root) {
     sprite.width = sprite.height = 128;
     const pen = sprite.getContext("2d"), shade = pen.createRadialGradient(46, 41, 2, 58, 56, 70);
     shade.addColorStop(0, "#ffffff"); shade.addColorStop(0.38, colour); shade.addColorStop(1, darker(colour));
-    pen.fillStyle = shade; pen.strokeStyle = "#2b3240"; pen.lineWidth = 2;
-    pen.beginPath(); pen.arc(64, 64, 62, 0, 7); pen.fill(); pen.stroke();
+    pen.fillStyle = shade; pen.strokeStyle = "#2b3240"; pen.lineWidth = 4;
+    pen.beginPath(); pen.arc(64, 64, 61, 0, 7); pen.fill(); pen.stroke();
     return sprite;
   }
   function darker(colour) {
@@ -37,6 +37,7 @@ function tesseralViewer(root) {
     if (canvas.width !== Math.round(width * ratio)) { canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio); }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
+    context.imageSmoothingQuality = "high";
     const scale = Math.min(width, height) * 0.47 / reach * (scene.edges.length ? 1 : Math.min(1.35, width / height));
     const flat = ([x, y, z]) => { const near = 1 / (1 - z / (6 * reach)); return [width / 2 + x * scale * near, height / 2 - y * scale * near, z, near]; };
     context.lineCap = "butt"; context.strokeStyle = "#a5abb5"; context.lineWidth = 1.2;
