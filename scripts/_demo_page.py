@@ -67,7 +67,7 @@ def build_page(examples: Path, out: Path, steps: Mapping[str, Step], seconds: fl
     made.section("What was typed", *_commands(steps, seconds))
     (out / "figures").mkdir(exist_ok=True)
     (out / "figures" / "molecule.svg").write_text(
-        drawing.still(drawing.scene(moving), name="m", cloud=24), encoding="utf-8"
+        drawing.still(drawing.scene(moving), name="m", cloud=14), encoding="utf-8"
     )
     return made.render()
 

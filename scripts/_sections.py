@@ -17,14 +17,14 @@ QUANTITIES = {"forces": ("force", "meV/Å"), "energy": ("energy", "meV/atom"), "
 
 def learning_curves(rows: Sequence[Mapping[str, str]]) -> str:
     """Errors over the epochs, one figure for each quantity of metrics.csv."""
-    blocks, present = [], [name for name in QUANTITIES if any(row.get(f"train_{name}_rmse") for row in rows)]
+    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {name: {} for name in QUANTITIES}
+    for name in QUANTITIES:
+        for part, label in (("train", "training"), ("val", "validation")):
+            if any(row.get(f"{part}_{name}_rmse") for row in rows):
+                curves[name][label] = _column(rows, f"{part}_{name}_rmse")
+    blocks, present = [], [name for name in QUANTITIES if curves[name]]
     for name in present:
         word, unit = QUANTITIES[name]
-        curves = {
-            label: _column(rows, f"{part}_{name}_rmse")
-            for part, label in (("train", "training"), ("val", "validation"))
-            if any(row.get(f"{part}_{name}_rmse") for row in rows)
-        }
         picture = figures.learning_curve(curves, x="epoch", y=f"{word} RMSE ({unit})", wide=len(present) == 1)
         blocks.append(page.figure(picture, f"Error of the {word} over the epochs, root mean square."))
     return page.pair(*blocks) if len(blocks) > 1 else "".join(blocks)
