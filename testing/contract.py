@@ -29,8 +29,9 @@ def perturb(model: Potential, *, seed: int = 0, size: float = 0.3) -> Potential:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
-            parameter += size * noise * (parameter.std() if parameter.numel() > 1 else 0.1).clamp(min=0.1)  # type: ignore[union-attr]
+            spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter += size * max(spread, 0.1) * noise.to(parameter.dtype)
     return model
 
 
