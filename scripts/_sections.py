@@ -25,7 +25,9 @@ def learning_curves(rows: Sequence[Mapping[str, str]]) -> str:
     blocks, present = [], [name for name in QUANTITIES if curves[name]]
     for name in present:
         word, unit = QUANTITIES[name]
-        picture = figures.learning_curve(curves, x="epoch", y=f"{word} RMSE ({unit})", wide=len(present) == 1)
+        picture = figures.learning_curve(
+            curves[name], x="epoch", y=f"{word} RMSE ({unit})", wide=len(present) == 1
+        )
         blocks.append(page.figure(picture, f"Error of the {word} over the epochs, root mean square."))
     return page.pair(*blocks) if len(blocks) > 1 else "".join(blocks)
 
