@@ -90,7 +90,13 @@ def to_grid(x: Tensor, grid: SphereGrid) -> Tensor:
 
 
 def from_grid(values: Tensor, grid: SphereGrid, lmax: int | None = None) -> Tensor:
-    """Coefficients ``(nodes, (lmax+1)^2, channels)`` of values ``(nodes, n_points, channels)``; lmax up to the grid's."""
+    """Coefficients ``(nodes, (lmax+1)^2, channels)`` of values ``(nodes, n_points, channels)``.
+
+    Args:
+        values: the field on the grid.
+        grid: the grid.
+        lmax: largest degree wanted; None means the grid's.
+    """
     rows = (grid.lmax + 1) ** 2 if lmax is None else (lmax + 1) ** 2
     return grid.analysis[:rows].to(values.dtype) @ values
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -55,6 +55,7 @@ class Potential(nn.Module, ABC):
 
     architecture: ClassVar[str]
     conservative: ClassVar[bool] = True
+    species_index: Tensor
     cutoff: float
     config: Any
 
@@ -124,7 +125,7 @@ class Potential(nn.Module, ABC):
 
     def config_dict(self) -> dict[str, Any]:
         """Hyper-parameters as plain data, for the checkpoint's header."""
-        return asdict(self.config) if is_dataclass(self.config) else dict(self.config)
+        return asdict(self.config)
 
 
 def energy_and_gradient(
@@ -231,11 +232,9 @@ def compile_gradient() -> EnergyAndGradient:
             return energy_and_gradient(model, species, vectors, plan, create_graph=create_graph)
         if id(model) not in compiled:
 
-            def evaluate(
-                species: Tensor, vectors: Tensor, source: Tensor, target: Tensor, slots: Tensor, mask: Tensor
-            ) -> tuple[Tensor, Tensor]:
+            def evaluate(species: Tensor, vectors: Tensor, *plan: Tensor) -> tuple[Tensor, Tensor]:
                 def total(v: Tensor) -> tuple[Tensor, Tensor]:
-                    energies = model.atomic_energies(species, v, GraphPlan(source, target, slots, mask))
+                    energies = model.atomic_energies(species, v, GraphPlan(*plan))
                     return energies.sum(), energies
 
                 gradient, (_, energies) = torch.func.grad_and_value(total, has_aux=True)(vectors)

@@ -5,6 +5,7 @@ Features are flat: ``(N, sum of (2l+1) C_l)``, degree-major, m outer, channel in
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 
 import torch
@@ -54,6 +55,25 @@ class DegreeLinear(nn.Module):
         return [b @ (w * (1.0 / sqrt(w.shape[0]))) for b, w in zip(blocks, self.weights, strict=False)]
 
 
+@dataclass(frozen=True)
+class Neighbourhood:
+    """What every layer of one evaluation shares.
+
+    Attributes:
+        species: ``(N,)`` index of each node's species.
+        table: ``(S, C)`` scalar features that a species starts with.
+        basis: ``(N, D, (lmax+1)^2 n_radial)`` harmonics times radial functions, zero in empty slots.
+        plan: the graph.
+        norm: factor of the summed messages.
+    """
+
+    species: Tensor
+    table: Tensor
+    basis: Tensor
+    plan: GraphPlan
+    norm: Tensor
+
+
 class Convolution(nn.Module):
     """Messages: source features times edge harmonics, radial weights linear in the basis, sum over neighbours.
 
@@ -70,7 +90,15 @@ class Convolution(nn.Module):
     Source: Facet (arXiv 2509.08418), spline radial weights and convolution (sheet 4.3, 4.4).
     """
 
-    def __init__(self, inputs: Channels, outputs: Channels, lmax: int, n_radial: int, parity: str):
+    def __init__(
+        self,
+        inputs: Channels,
+        outputs: Channels,
+        *,
+        lmax: int,
+        n_radial: int,
+        parity: str,
+    ):
         super().__init__()
         self.inputs, self.n_harmonics, self.n_radial = inputs, (lmax + 1) ** 2, n_radial
         degrees = tuple(l for l, c in enumerate(outputs) if c)
@@ -80,6 +108,10 @@ class Convolution(nn.Module):
         nn.init.xavier_normal_(self.radial)
         gathered = tuple(sum(inputs[p.l1] for p in paths if p.l3 == l) for l in self.coupling.degrees)
         self.linear = DegreeLinear(gathered, outputs)
+
+    def messages(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
+        """Normalised messages ``(N, 2l+1, C_l)`` of the features ``own``."""
+        return [m * near.norm for m in self(join(own), near.basis, near.plan)]
 
     def forward(self, x: Tensor, basis: Tensor, plan: GraphPlan) -> list[Tensor]:
         """Messages ``(N, 2l+1, C_l)`` per degree.
@@ -92,30 +124,6 @@ class Convolution(nn.Module):
         moments = neighbour_moments(basis, x, plan).unflatten(1, (self.n_harmonics, self.n_radial))
         return [block @ matrix for block, matrix in zip(self.coupling(moments), self.merged(), strict=True)]
 
-    def from_species(self, species: Tensor, table: Tensor, basis: Tensor, plan: GraphPlan) -> list[Tensor]:
-        """The same messages when the sources are scalars ``table[species]``.
-
-        The sum over neighbours is taken per species and radial function, before channels exist: S instead of C
-        numbers per neighbour.
-
-        Args:
-            species: ``(N,)`` index of each node's species.
-            table: ``(S, C)`` scalar features of each species.
-            basis, plan: as in `forward`.
-        """
-        n_species, c = table.shape
-        if n_species > c:
-            return self(table[species], basis, plan)
-        one_hot = nn.functional.one_hot(species, n_species).to(basis.dtype)
-        density = (
-            neighbour_moments(basis, one_hot, plan).unflatten(1, (self.n_harmonics, self.n_radial)).flatten(2)
-        )
-        blocks = density.split([2 * path.l2 + 1 for path in self.coupling.paths], dim=1)
-        matrices = [
-            torch.einsum("rcd,sc->rsd", m.unflatten(0, (self.n_radial, c)), table) for m in self.merged()
-        ]
-        return [block @ matrix.flatten(0, 1) for block, matrix in zip(blocks, matrices, strict=True)]
-
     def merged(self) -> list[Tensor]:
         """Radial weights times linear map, one matrix ``(sum over paths of R C_l1, C_l3)`` per degree l3."""
         rows: dict[int, list[Tensor]] = {l: [] for l in self.coupling.degrees}
@@ -127,6 +135,28 @@ class Convolution(nn.Module):
             rows[l].append((self.radial[:, offset : offset + c, None] * part).flatten(0, 1))
             offset, used[l] = offset + c, used[l] + c
         return [torch.cat(rows[l]) for l in self.coupling.degrees]
+
+
+class SpeciesConvolution(Convolution):
+    """The first layer's convolution: every source has the scalar features of its species.
+
+    The sum over neighbours is taken per species and radial function, before channels exist: S instead of C numbers
+    per neighbour, for the same result.
+    """
+
+    def messages(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
+        """Normalised messages ``(N, 2l+1, C_l)``."""
+        n_species, c = near.table.shape
+        if n_species > c:
+            return super().messages(own, near)
+        one_hot = nn.functional.one_hot(near.species, n_species).to(near.basis.dtype)
+        density = neighbour_moments(near.basis, one_hot, near.plan)
+        density = density.unflatten(1, (self.n_harmonics, self.n_radial)).flatten(2)
+        blocks = density.split([2 * path.l2 + 1 for path in self.coupling.paths], dim=1)
+        matrices = [
+            torch.einsum("rcd,sc->rsd", m.unflatten(0, (self.n_radial, c)), near.table) for m in self.merged()
+        ]
+        return [b @ (m.flatten(0, 1) * near.norm) for b, m in zip(blocks, matrices, strict=True)]
 
 
 class GridMixer(nn.Module):
@@ -146,7 +176,7 @@ class GridMixer(nn.Module):
     """
 
     def __init__(
-        self, inputs: Channels, outputs: Channels, channels: int, grid: SphereGrid, heads: int, hidden: int
+        self, inputs: Channels, outputs: Channels, channels: int, grid: SphereGrid, *, heads: int, hidden: int
     ):
         super().__init__()
         self.grid, self.heads, self.lmax_out = grid, heads, len(outputs) - 1
@@ -183,7 +213,7 @@ class ProductMixer(nn.Module):
     Source: our own, after Gaunt tensor products (arXiv 2401.10216), many-body products.
     """
 
-    def __init__(self, inputs: Channels, outputs: Channels, channels: int, grid: SphereGrid, hidden: int):
+    def __init__(self, inputs: Channels, outputs: Channels, channels: int, grid: SphereGrid, *, hidden: int):
         super().__init__()
         self.grid, self.channels, self.lmax_out = grid, channels, len(outputs) - 1
         self.up = DegreeLinear(inputs, (3 * channels,) * len(inputs))

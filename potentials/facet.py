@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from math import e, log
 from typing import Any
 
@@ -16,7 +17,16 @@ from ..kernels.message import GraphPlan
 from ..kernels.radial import bessel_frequencies, exp_envelope, sinc_basis
 from ..kernels.sphere import SphereGrid, gauss_legendre_grid, soft_grid
 from .base import Potential
-from .blocks import Channels, Convolution, DegreeLinear, GridMixer, LayerNorm, adapt, join
+from .blocks import (
+    Channels,
+    Convolution,
+    DegreeLinear,
+    GridMixer,
+    LayerNorm,
+    Neighbourhood,
+    SpeciesConvolution,
+    adapt,
+)
 
 MARGIN = 0.5  # Å that the trainable cutoff may grow beyond its first value
 
@@ -81,20 +91,24 @@ class FacetLayer(nn.Module):
     Args:
         config: the model's hyper-parameters.
         inputs, outputs: channels per degree; scalar outputs alone make the last layer, whose mixer is a plain network.
+        first: the inputs are the features of the species.
 
     Source: Facet (arXiv 2509.08418), sheet 4.4 to 4.6.
     """
 
-    def __init__(self, config: FacetConfig, inputs: Channels, outputs: Channels):
+    def __init__(self, config: FacetConfig, inputs: Channels, outputs: Channels, *, first: bool):
         super().__init__()
         self.outputs = outputs
-        self.convolution = Convolution(inputs, outputs, config.lmax, config.n_radial, config.parity)
+        kind = SpeciesConvolution if first else Convolution
+        self.convolution = kind(
+            inputs, outputs, lmax=config.lmax, n_radial=config.n_radial, parity=config.parity
+        )
         self.residual = DegreeLinear(inputs, outputs)
         self.mixer: nn.Module | None = None
         self.scalar_mixer: nn.Module | None = None
         if len(outputs) > 1:
             self.mixer = GridMixer(
-                outputs, outputs, max(outputs[1:]), config.sphere(), config.heads, config.mlp
+                outputs, outputs, max(outputs[1:]), config.sphere(), heads=config.heads, hidden=config.mlp
             )
         else:
             c = outputs[0]
@@ -102,8 +116,9 @@ class FacetLayer(nn.Module):
             self.scalar_mixer = nn.Sequential(*dense)
         self.norm = LayerNorm(outputs)
 
-    def forward(self, messages: list[Tensor], own: list[Tensor]) -> list[Tensor]:
+    def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
         """Node features after the layer, blocks ``(N, 2l+1, C_l)``."""
+        messages = self.convolution.messages(own, near)
         residual = self.residual(own)
         x = [m + r for m, r in zip(messages, residual, strict=False)] + messages[len(residual) :]
         x = self.mixer(x) if self.mixer is not None else [self._scalars(x[0])]
@@ -132,6 +147,8 @@ class Facet(Potential):
     """
 
     architecture = "facet"
+    scale: Tensor
+    mean_neighbors: Tensor
 
     def __init__(
         self,
@@ -151,7 +168,8 @@ class Facet(Potential):
         self.embedding = nn.Parameter(torch.randn(n_species, config.embedding))
         widths: list[Channels] = [(config.embedding,), *config.hidden, (config.scalars,)]
         self.layers = nn.ModuleList(
-            FacetLayer(config, inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
+            FacetLayer(config, inputs, outputs, first=k == 0)
+            for k, (inputs, outputs) in enumerate(pairwise(widths))
         )
         self.head = nn.Linear(config.scalars, 1, bias=False)
         self.species_scale = nn.Parameter(torch.zeros(n_species))
@@ -190,12 +208,8 @@ class Facet(Potential):
         basis = self._basis(vectors, plan, radius)
         norm = (self.mean_neighbors * (radius / self.config.cutoff) ** 3) ** -self.config.radial_power
         own = [self.embedding[species].unsqueeze(1)]
-        for k, layer in enumerate(self.layers):
-            if k == 0:
-                messages = layer.convolution.from_species(species, self.embedding, basis, plan)
-            else:
-                messages = layer.convolution(join(own), basis, plan)
-            own = layer([m * norm for m in messages], own)
+        for layer in self.layers:
+            own = layer(own, Neighbourhood(species, self.embedding, basis, plan, norm))
         output = (
             self.head(own[0][:, 0])[:, 0]
             * _positive(self.species_scale)[species]

@@ -16,7 +16,15 @@ from ..kernels.message import GraphPlan
 from ..kernels.radial import bessel_frequencies, polynomial_envelope, sinc_basis
 from ..kernels.sphere import gauss_legendre_grid, grid_for_degree
 from .base import Potential
-from .blocks import Channels, Convolution, DegreeLinear, GridMixer, ProductMixer, join
+from .blocks import (
+    Channels,
+    Convolution,
+    DegreeLinear,
+    GridMixer,
+    Neighbourhood,
+    ProductMixer,
+    SpeciesConvolution,
+)
 from .repulsion import ZBL
 
 
@@ -67,26 +75,31 @@ class Layer(nn.Module):
         config: the model's hyper-parameters.
         inputs: channels per degree of the node features.
         outputs: channels per degree of the result.
+        first: the inputs are the features of the species.
     """
 
-    def __init__(self, config: TesseralConfig, inputs: Channels, outputs: Channels):
+    def __init__(self, config: TesseralConfig, inputs: Channels, outputs: Channels, *, first: bool):
         super().__init__()
         field = (config.field_channels,) * (config.lmax + 1)
         field = (max(config.scalars, config.field_channels), *field[1:])
-        self.convolution = Convolution(inputs, field, config.lmax, config.n_radial, config.parity)
+        kind = SpeciesConvolution if first else Convolution
+        self.convolution = kind(
+            inputs, field, lmax=config.lmax, n_radial=config.n_radial, parity=config.parity
+        )
         self.self_term = DegreeLinear(inputs, field)
         self.mixer: nn.Module
         if config.mixer == "product":
             grid = grid_for_degree(config.lmax, 3 * config.lmax + len(outputs) - 1)
-            self.mixer = ProductMixer(field, outputs, config.field_channels, grid, config.scalars)
+            self.mixer = ProductMixer(field, outputs, config.field_channels, grid, hidden=config.scalars)
         else:
             grid = gauss_legendre_grid(config.lmax, 10, 20)
             self.mixer = GridMixer(
                 field, outputs, config.field_channels, grid, heads=1, hidden=config.field_channels
             )
 
-    def forward(self, messages: list[Tensor], own: list[Tensor]) -> list[Tensor]:
+    def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
         """Mix messages with the node's own features; blocks ``(N, 2l+1, C_l)``."""
+        messages = self.convolution.messages(own, near)
         own = self.self_term(own)
         blocks = [m + o for m, o in zip(messages, own, strict=False)] + messages[len(own) :]
         mixed: list[Tensor] = self.mixer(blocks)
@@ -111,6 +124,9 @@ class Tesseral(Potential):
     """
 
     architecture = "tesseral"
+    scale: Tensor
+    message_norm: Tensor
+    frequencies: Tensor
 
     def __init__(
         self,
@@ -132,7 +148,7 @@ class Tesseral(Potential):
         inputs: Channels = (config.scalars,)
         for k in range(config.n_layers):
             outputs = config.channels if k < config.n_layers - 1 else (config.scalars,)
-            self.layers.append(Layer(config, inputs, outputs))
+            self.layers.append(Layer(config, inputs, outputs, first=k == 0))
             hidden = max(outputs[0] // 2, 8)
             readout = nn.Sequential(
                 nn.Linear(outputs[0], hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=False)
@@ -151,7 +167,7 @@ class Tesseral(Potential):
         known = {f.name for f in fields(TesseralConfig)}
         if unknown := sorted(set(config) - known):
             raise UserError(f"unknown model settings {unknown}; tesseral knows {sorted(known)}")
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         return cls(
             TesseralConfig(**plain),
             tuple(statistics.elements),
@@ -169,12 +185,8 @@ class Tesseral(Potential):
         basis = self._basis(vectors, extended)
         own = [self.embedding[everyone].unsqueeze(1)]
         energies = torch.zeros_like(own[0][:, 0, 0])
-        for k, (layer, readout) in enumerate(zip(self.layers, self.readouts, strict=True)):
-            if k == 0:
-                messages = layer.convolution.from_species(everyone, self.embedding, basis, extended)
-            else:
-                messages = layer.convolution(join(own), basis, extended)
-            own = layer([m * self.message_norm for m in messages], own)
+        for layer, readout in zip(self.layers, self.readouts, strict=True):
+            own = layer(own, Neighbourhood(everyone, self.embedding, basis, extended, self.message_norm))
             energies = energies + readout(own[0][:, 0])[:, 0]
         interaction = (energies[:n_atoms] - energies[n_atoms:][species]) * self.scale
         if self.repulsion is not None:

@@ -69,14 +69,15 @@ def symmetry_report(model: Potential, structure: Structure, *, seed: int = 0) ->
     permuted.labels, permuted.arrays = {}, {}
     together = evaluate(model, structure, moved(structure, turn))
     n = structure.n_atoms
+    if together.forces is not None:
+        together.forces = together.forces[:n]
+    together.energy, together.energies = together.energy[:1], together.energies[:n]
     return SymmetryReport(
         rotation=_distance(evaluate(model, moved(structure, turn)), reference, turn),
         reflection=_distance(evaluate(model, moved(structure, -turn)), reference, -turn),
         translation=_distance(evaluate(model, moved(structure, np.eye(3), rng.normal(size=3))), reference),
         permutation=_distance(evaluate(model, permuted), reference, order=order),
-        batch=_distance(
-            Prediction(together.energy[:1], together.energies[:n], together.forces[:n]), reference
-        ),  # type: ignore[index]
+        batch=_distance(together, reference),
     )
 
 

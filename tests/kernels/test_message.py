@@ -6,7 +6,7 @@ import torch
 from tesseral.kernels.conventions import coupling_paths
 from tesseral.kernels.harmonics import spherical_harmonics
 from tesseral.kernels.message import Coupling, GraphPlan, neighbour_moments
-from tesseral.potentials.blocks import Convolution, join
+from tesseral.potentials.blocks import Convolution, Neighbourhood, SpeciesConvolution, join
 
 
 def ragged_graph(degrees=(3, 0, 5, 1)):
@@ -45,7 +45,7 @@ def test_convolution_equals_e3nn_tensor_product(parity):
     torch.manual_seed(0)
     plan, vectors = ragged_graph()
     channels, lmax, n_radial = (4, 3, 2), 2, 3
-    layer = Convolution(channels, (5, 5, 5), lmax, n_radial, parity).double()
+    layer = Convolution(channels, (5, 5, 5), lmax=lmax, n_radial=n_radial, parity=parity).double()
     blocks = [torch.randn(4, 2 * l + 1, c, dtype=torch.float64) for l, c in enumerate(channels)]
     edge, radial, basis = padded_basis(plan, vectors, lmax, n_radial)
     found = layer(join(blocks), basis, plan)
@@ -80,18 +80,19 @@ def test_convolution_equals_e3nn_tensor_product(parity):
 def test_species_density_gives_the_same_messages():
     torch.manual_seed(0)
     plan, vectors = ragged_graph()
-    layer = Convolution((6,), (5, 4, 3), 2, 3, "o3").double()
+    layer = SpeciesConvolution((6,), (5, 4, 3), lmax=2, n_radial=3, parity="o3").double()
     table = torch.randn(3, 6, dtype=torch.float64)
     species = torch.tensor([0, 2, 1, 2])
     _, _, basis = padded_basis(plan, vectors, 2, 3)
+    near = Neighbourhood(species, table, basis, plan, torch.tensor(0.7, dtype=torch.float64))
     plain = layer(table[species], basis, plan)
-    for a, b in zip(plain, layer.from_species(species, table, basis, plan), strict=True):
-        assert torch.allclose(a, b, atol=1e-13)
+    for a, b in zip(plain, layer.messages([], near), strict=True):
+        assert torch.allclose(0.7 * a, b, atol=1e-13)
 
 
 def test_no_edges_gives_zero_messages():
     plan = GraphPlan.build(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
-    layer = Convolution((4, 2), (3, 3), 1, 2, "o3")
+    layer = Convolution((4, 2), (3, 3), lmax=1, n_radial=2, parity="o3")
     basis = torch.zeros(2, 0, 8)
     assert all(bool((block == 0).all()) for block in layer(torch.randn(2, 10), basis, plan))
 
