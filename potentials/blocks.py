@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.conventions import coupling_paths
+from ..kernels.gaunt import gaunt_product
 from ..kernels.message import Coupling, GraphPlan, neighbour_moments
 from ..kernels.sphere import SphereGrid, from_grid, to_grid
 
@@ -199,35 +200,33 @@ class GridMixer(nn.Module):
 class ProductMixer(nn.Module):
     """Exactly equivariant non-linearity: products of fields on the sphere, gated by a network of the scalars.
 
-    With fields u, v, w linear in the input: ``u v + u v w`` on a grid that integrates them exactly (the Gaunt
-    products of two and three factors), times per-channel gates from the scalars; then a linear map of the result
-    together with the input fields.
+    With fields u, v, w linear in the input: u v and u v w as Gaunt products, times per-channel gates from the
+    scalars; then a linear map of the result together with the input fields.
 
     Args:
         inputs: channels per degree.
         outputs: channels per degree of the result.
-        channels: channels on the grid.
-        grid: a grid that integrates degree 3 lmax plus the largest degree of the result.
+        channels: channels of the fields.
         hidden: width of the gate network.
 
     Source: our own, after Gaunt tensor products (arXiv 2401.10216), many-body products.
     """
 
-    def __init__(self, inputs: Channels, outputs: Channels, channels: int, grid: SphereGrid, *, hidden: int):
+    def __init__(self, inputs: Channels, outputs: Channels, channels: int, *, hidden: int):
         super().__init__()
-        self.grid, self.channels, self.lmax_out = grid, channels, len(outputs) - 1
+        self.channels, self.lmax, self.lmax_out = channels, len(inputs) - 1, len(outputs) - 1
         self.up = DegreeLinear(inputs, (3 * channels,) * len(inputs))
         self.gate = nn.Sequential(nn.Linear(inputs[0], hidden), nn.SiLU(), nn.Linear(hidden, 2 * channels))
         self.down = DegreeLinear((inputs[0] + 2 * channels, *(3 * channels,) * self.lmax_out), outputs)
 
     def forward(self, blocks: list[Tensor]) -> list[Tensor]:
-        """Map blocks ``(N, 2l+1, C_l)`` of all degrees up to the grid's."""
+        """Map blocks ``(N, 2l+1, C_l)`` of all degrees up to lmax."""
         ups = self.up(blocks)
-        fields = torch.cat(ups, dim=1)
-        u, v, w = to_grid(fields, self.grid).chunk(3, dim=-1)
-        uv = u * v
-        y = from_grid(torch.cat([uv, uv * w], dim=-1), self.grid, self.lmax_out)
-        y = y * self.gate(blocks[0][:, 0]).unsqueeze(1)
+        u, v, w = torch.cat(ups, dim=1).chunk(3, dim=-1)
+        # Higher degrees of u v cannot reach the wanted ones through w, whose degrees end at lmax.
+        uv = gaunt_product(u, v, self.lmax + self.lmax_out)
+        uvw = gaunt_product(uv, w, self.lmax_out)
+        y = torch.cat([uv[:, : uvw.shape[1]], uvw], dim=-1) * self.gate(blocks[0][:, 0]).unsqueeze(1)
         mixed = y.split([2 * l + 1 for l in range(self.lmax_out + 1)], dim=1)
         linear = [blocks[0], *(f[..., : self.channels] for f in ups[1 : self.lmax_out + 1])]
         return self.down([torch.cat(pair, dim=-1) for pair in zip(mixed, linear, strict=True)])

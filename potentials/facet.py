@@ -14,6 +14,7 @@ from ..datasets.errors import UserError
 from ..datasets.statistics import Statistics
 from ..kernels.harmonics import spherical_harmonics
 from ..kernels.message import GraphPlan
+from ..kernels.outer import outer
 from ..kernels.radial import bessel_frequencies, exp_envelope, sinc_basis
 from ..kernels.sphere import SphereGrid, gauss_legendre_grid, soft_grid
 from .base import Potential
@@ -224,7 +225,8 @@ class Facet(Potential):
         r = padded.square().sum(-1).sqrt()
         radial = sinc_basis(r, self.frequencies, radius) * exp_envelope(r, radius)[..., None]
         harmonics = spherical_harmonics(padded, self.config.lmax)
-        return (harmonics[..., :, None] * radial[..., None, :]).flatten(2)
+        basis = outer(harmonics.flatten(0, 1), radial.flatten(0, 1))
+        return basis.view(*plan.slots.shape, basis.shape[1] * basis.shape[2])
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from ..datasets.errors import UserError
 from ..datasets.statistics import Statistics
 from ..kernels.harmonics import spherical_harmonics
 from ..kernels.message import GraphPlan
+from ..kernels.outer import outer
 from ..kernels.radial import bessel_frequencies, polynomial_envelope, sinc_basis
-from ..kernels.sphere import gauss_legendre_grid, grid_for_degree
+from ..kernels.sphere import gauss_legendre_grid
 from .base import Potential
 from .blocks import (
     Channels,
@@ -40,7 +41,7 @@ class TesseralConfig:
         field_channels: channels of the fields on the sphere.
         scalars: width of the species embedding and of the scalars that the last layer reads.
         n_radial: Bessel functions.
-        mixer: "product" (products on an exact grid, equivariant to rounding) or "silu" (Facet's network on a
+        mixer: "product" (Gaunt products, equivariant to rounding) or "silu" (Facet's network on a
             10 x 20 grid, equivariant up to aliasing).
         parity: "o3" (mirror-safe) or "so3".
         repulsion: add the ZBL repulsion at short range.
@@ -89,8 +90,7 @@ class Layer(nn.Module):
         self.self_term = DegreeLinear(inputs, field)
         self.mixer: nn.Module
         if config.mixer == "product":
-            grid = grid_for_degree(config.lmax, 3 * config.lmax + len(outputs) - 1)
-            self.mixer = ProductMixer(field, outputs, config.field_channels, grid, hidden=config.scalars)
+            self.mixer = ProductMixer(field, outputs, config.field_channels, hidden=config.scalars)
         else:
             grid = gauss_legendre_grid(config.lmax, 10, 20)
             self.mixer = GridMixer(
@@ -200,4 +200,5 @@ class Tesseral(Potential):
         r = padded.square().sum(-1).sqrt()
         radial = sinc_basis(r, self.frequencies, self.cutoff) * polynomial_envelope(r, self.cutoff)[..., None]
         harmonics = spherical_harmonics(padded, self.config.lmax)
-        return (harmonics[..., :, None] * radial[..., None, :]).flatten(2)
+        basis = outer(harmonics.flatten(0, 1), radial.flatten(0, 1))
+        return basis.view(*plan.slots.shape, basis.shape[1] * basis.shape[2])
