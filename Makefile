@@ -13,6 +13,8 @@ TORCH = $(shell grep '^torch==' constraints.txt)
 
 # a bare `import datasets` must never find the room of that name
 export PYTHONSAFEPATH = 1
+# threads that wait by spinning make a shared machine many times slower
+export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: help demo test check lint types contracts tests clean
 

@@ -30,6 +30,8 @@ USER_PATH_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, Pe
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # threads that wait by spinning make a shared machine many times slower, and gain nothing on a free one
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     _cli.COMMAND_LINE.set(("tesseral", *words))
