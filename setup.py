@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent
 ROOMS = ["kernels", "datasets", "training", "potentials", "md", "generative", "models", "testing", "scripts"]
 
 CORE = [
-    "torch>=2.8,<3",
+    "torch>=2.13,<3",
     "numpy>=2.0,<3",
     "scipy>=1.14,<2",
     "h5py>=3.11,<4",
