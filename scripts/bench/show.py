@@ -1,0 +1,105 @@
+"""A benchmark's record as a table and as a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+BUSY = 0.5  # load average per core above which times should not be quoted
+
+
+def table(record: dict[str, Any]) -> str:
+    """CPU times in ms (median, range) per system and path, with the ratios of peers to our models."""
+    programs = list(record["programs"])
+    ratios = [f"{p} / {o}" for p in programs for o in programs if _is_peer(record, p) > _is_peer(record, o)]
+    rows = [["system", "atoms", "edges", "path", *[f"{name} ms" for name in programs], *ratios]]
+    for name, system in record["systems"].items():
+        for path, found in system["paths"].items():
+            cells = [_time(found["times"].get(program)) for program in programs]
+            factors = [_ratio(found["ratios"].get(pair)) for pair in ratios]
+            rows.append([name, str(system["atoms"]), _edges(system["edges"]), path, *cells, *factors])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([*(line.rstrip() for line in lines), "", *notes(record)])
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """What a reader of the numbers must know."""
+    used = {path for system in record["systems"].values() for path in system["paths"]}
+    lines = [f"{path}: {text}" for path, text in record["paths"].items() if path in used]
+    for name, facts in record["programs"].items():
+        words = [facts["model"], f"{facts['weights']} weights", f"{facts['parameters']:,} parameters"]
+        words += [f"{facts['backend']} kernels"] if "backend" in facts else []
+        words += [f"{package} {version}" for package, version in facts["versions"].items()]
+        lines.append(f"{name}: {', '.join(words)}")
+    lines += [f"{name} was left out: {reason}" for name, reason in record["missing"].items()]
+    machine = record["machine"]
+    if (machine["load_average"] or 0) > BUSY * machine["cores"]:
+        load = f"{machine['load_average']:.1f} on {machine['cores']} cores"
+        lines.append(f"other programs were running (load {load}): measure again on a quiet machine")
+    return lines
+
+
+def figure(record: dict[str, Any], path: str | Path) -> None:
+    """A panel for each system with bars of the median CPU times from zero, and the ratio to the first peer."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from .._figures import STYLE
+
+    panels = [
+        (name, system["atoms"], chosen, system["paths"][chosen])
+        for name, system in record["systems"].items()
+        for chosen in ("calculator", "step")
+        if chosen in system["paths"]
+    ]
+    programs = list(record["programs"])
+    with mpl.rc_context({**STYLE, "savefig.transparent": False, "axes.grid": False}):
+        drawing = Figure(figsize=(max(0.7 * len(programs) * len(panels), 4.0), 3.4), layout="constrained")
+        grid = drawing.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (name, n_atoms, chosen, found) in zip(grid, panels, strict=True):
+            axes.set_title(f"{name}\n{n_atoms} atoms", fontsize=10)
+            axes.set_xlabel("training step" if chosen == "step" else "energy, forces", fontsize=8)
+            _bars(axes, record, found)
+        drawing.suptitle("CPU time in ms, one thread, float32", fontsize=9)
+        drawing.savefig(path, dpi=200)
+
+
+def _bars(axes: Any, record: dict[str, Any], found: dict[str, Any]) -> None:
+    """One panel: bars with the range of the repeats, each with its time, ours also with the ratio."""
+    from .._figures import BLUE, SOFT, TEAL
+
+    own = iter((TEAL, BLUE))
+    for k, (name, time) in enumerate(found["times"].items()):
+        colour = SOFT if _is_peer(record, name) else next(own, TEAL)
+        error = [[time["median"] - time["min"]], [time["max"] - time["median"]]]
+        axes.bar(k, time["median"], 0.72, color=colour, yerr=error, error_kw={"elinewidth": 0.8})
+        text = f"{time['median']:.3g}"
+        factor = next((v["median"] for r, v in found["ratios"].items() if r.endswith(f" / {name}")), None)
+        if factor is not None:
+            text = f"{factor:.1f}× faster\n{text}" if factor >= 1 else f"{1 / factor:.1f}× slower\n{text}"
+        above: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(text, (k, time["max"]), fontsize=8, **above)
+    axes.set_xticks(range(len(found["times"])), list(found["times"]), fontsize=8)
+    axes.set(yticks=[], xlim=(-0.7, len(found["times"]) - 0.3))
+    axes.spines["left"].set_visible(False)
+    axes.margins(y=0.2)
+
+
+def _is_peer(record: dict[str, Any], name: str) -> bool:
+    return bool(record["programs"][name]["peer"])
+
+
+def _time(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found['median']:.4g} ({found['min']:.4g}…{found['max']:.4g})"
+
+
+def _ratio(found: dict[str, float] | None) -> str:
+    return "–" if found is None else f"{found['median']:.2f} ({found['min']:.2f}…{found['max']:.2f})"
+
+
+def _edges(edges: dict[str, int]) -> str:
+    """The number of edges; all numbers when the programs disagree, as with another cutoff."""
+    return " ".join(str(n) for n in dict.fromkeys(edges.values()))
