@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 compiled: Any = numba.njit(fastmath=True, cache=True)
+_config: Any = numba.config
+MAX_THREADS: int = _config.NUMBA_NUM_THREADS
 
 Terms = tuple[tuple[int, int, int, float], ...]
 """Sparse trilinear form: (i, j, k, value) adds value x_i y_j to z_k."""
@@ -32,31 +34,28 @@ def compile_contraction(terms: Terms, n_out: int) -> Callable[[Tensor, Tensor, T
     used_x, used_y = sorted({i for i, *_ in terms}), sorted({j for _, j, *_ in terms})
     body = [f"x{i} = x[n, {i}, c]" for i in used_x] + [f"y{j} = y[n, {j}, c]" for j in used_y]
     body += [f"z[n, {k}, c] = {' + '.join(s) if s else '0.0'}" for k, s in enumerate(sums)]
-    source = "\n".join(
-        [
-            "import numba",
-            "@numba.njit(parallel=True, fastmath=True, cache=True)",
-            "def run(x, y, z, w):",
-            "    for n in numba.prange(x.shape[0]):",
+    lines = ["import numba"]
+    for name, options, nodes in (("one", "", "range"), ("many", ", parallel=True", "numba.prange")):
+        lines += [
+            f"@numba.njit(fastmath=True, cache=True{options})",
+            f"def {name}(x, y, z, w):",
+            f"    for n in {nodes}(x.shape[0]):",
             "        for c in range(x.shape[2]):",
             *(f"            {line}" for line in body),
         ]
-    )
-    run = _module(source).run
+    module = _module("\n".join(lines))
     # The weights have the dtype of the tensors, or the loop would run in double precision.
     weights = {dtype: np.array([t[3] for t in terms], dtype=dtype) for dtype in (np.float32, np.float64)}
 
     def contract(x: Tensor, y: Tensor, z: Tensor) -> None:
-        limit_threads()
+        # A pool of idle threads would wait by spinning: with one thread no pool is ever started.
+        threads = torch.get_num_threads()
+        if threads > 1:
+            numba.set_num_threads(min(threads, MAX_THREADS))
+        run = module.many if threads > 1 else module.one
         run(x.numpy(), y.numpy(), z.numpy(), weights[z.numpy().dtype.type])
 
     return contract
-
-
-def limit_threads() -> None:
-    """Let numba use as many threads as torch does."""
-    config: Any = numba.config
-    numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
 
 
 def _module(source: str) -> Any:
