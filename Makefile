@@ -1,8 +1,8 @@
 # Two commands for a bare checkout (python3 and make suffice; the rest is installed into .venv):
 #   make demo   train, relax, simulate in a few minutes; leaves demo/report.html
 #   make test   every check and every test
-# Variables: PYTHON (default python3), TORCH_ARGS (e.g. TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
-# for the small CPU build of torch), WORKERS (parallel test processes, default 2).
+# Variables: PYTHON (default python3), TORCH_ARGS (for pip when it installs torch, e.g. the index of its small CPU
+# builds), WORKERS (parallel test processes, default 2).
 
 PYTHON ?= python3
 VENV ?= .venv
