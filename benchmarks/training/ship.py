@@ -66,7 +66,7 @@ def training_facts(run: Path) -> dict[str, Any]:
     """Epochs, steps and time of a training, from its log."""
     with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
-    return {key: float(last[key]) for key in ("epoch", "step", "seconds", "cpu_seconds") if last.get(key)}
+    return {key: float(last[key]) for key in ("epoch", "step", "time_s") if last.get(key)}
 
 
 def page(name: str, card: dict[str, Any], record: dict[str, Any]) -> str:
