@@ -62,3 +62,14 @@ def exp_envelope(r: Tensor, cutoff: Tensor | float, start: float = 0.8, sharpnes
     c = torch.tensor(sharpness, dtype=r.dtype, device=r.device)
     g = torch.expm1(c * x) / torch.expm1(c) * x**2 * torch.sin(pi * x / 2)
     return torch.where(t < 0.5, 1 - 0.5 * g, 0.5 * g)
+
+
+def smooth_step(r: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """0 below start, 1 above end, twice continuously differentiable: ``t^3 (10 - 15 t + 6 t^2)``.
+
+    Args:
+        r: distances ``(...,)`` Å.
+        start, end: Å, broadcast against r.
+    """
+    t = ((r - start) / (end - start)).clamp(0.0, 1.0)
+    return t**3 * (10 - t * (15 - 6 * t))

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..datasets.elements import COVALENT_RADII
 from ..kernels.constants import Float64Module
 from ..kernels.message import GraphPlan
-from ..kernels.radial import polynomial_envelope
+from ..kernels.radial import polynomial_envelope, smooth_step
 
 COULOMB = 14.399645  # e^2 / (4 pi eps0), eV Å
 BOHR = 0.529177211  # Å
@@ -21,6 +21,8 @@ class ZBL(Float64Module):
 
     ``E_ij = COULOMB Z_i Z_j / r phi(r/a) u(r)``, ``a = 0.8854 bohr / (Z_i^0.23 + Z_j^0.23)``, u the polynomial
     envelope with two vanishing derivatives at ``radius_i + radius_j``. Nothing is trained.
+
+    Below half that sum `quiet` fades the learned part out: it saw no such data and may be anything there.
 
     Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
     """
@@ -49,3 +51,15 @@ class ZBL(Float64Module):
         switch = polynomial_envelope(distances, radii[i] + radii[j])
         pair = 0.5 * COULOMB * zi * zj / distances * phi * switch
         return torch.zeros(plan.n_nodes, dtype=pair.dtype, device=pair.device).index_add(0, plan.target, pair)
+
+    def quiet(self, species: Tensor, distances: Tensor, plan: GraphPlan) -> Tensor:
+        """Factor ``(N, D)`` of the learned part of every edge: 1 above half the sum of radii, 0 below a quarter.
+
+        Args:
+            species: ``(N,)`` index into the elements.
+            distances: ``(N, D)`` Å, padded as the plan's slots.
+            plan: the graph.
+        """
+        radii = self.radius.to(distances.dtype)[species]
+        total = radii[:, None] + radii[plan.source[plan.slots]] if plan.source.numel() else radii[:, None]
+        return smooth_step(distances, 0.25 * total, 0.5 * total)

@@ -44,7 +44,7 @@ class TesseralConfig:
         mixer: "product" (Gaunt products, equivariant to rounding) or "silu" (Facet's network on a
             10 x 20 grid, equivariant up to aliasing).
         parity: "o3" (mirror-safe) or "so3".
-        repulsion: add the ZBL repulsion at short range.
+        repulsion: add the ZBL repulsion at short range, and fade the learned part out below it.
     """
 
     cutoff: float = 5.0
@@ -182,23 +182,28 @@ class Tesseral(Potential):
         # One extra node per species, without neighbours: its energy is subtracted from every atom of that species.
         everyone = torch.cat([species, torch.arange(n_species, device=species.device)])
         extended = plan.with_isolated_nodes(n_species)
-        basis = self._basis(vectors, extended)
+        basis = self._basis(everyone, vectors, extended)
         own = [self.embedding[everyone].unsqueeze(1)]
         energies = torch.zeros_like(own[0][:, 0, 0])
         for layer, readout in zip(self.layers, self.readouts, strict=True):
             own = layer(own, Neighbourhood(everyone, self.embedding, basis, extended, self.message_norm))
             energies = energies + readout(own[0][:, 0])[:, 0]
         interaction = (energies[:n_atoms] - energies[n_atoms:][species]) * self.scale
+        # The difference is 0 up to rounding for an atom without neighbours; make it exact.
+        interaction = torch.where(plan.mask.any(dim=1), interaction, 0.0)
         if self.repulsion is not None:
             interaction = interaction + self.repulsion(species, vectors.square().sum(-1).sqrt(), plan)
         return interaction
 
-    def _basis(self, vectors: Tensor, plan: GraphPlan) -> Tensor:
+    def _basis(self, species: Tensor, vectors: Tensor, plan: GraphPlan) -> Tensor:
         """Harmonics times radial functions ``(N, D, (lmax+1)^2 n_radial)``, zero in empty slots."""
         far = vectors.new_tensor([0.0, self.cutoff, 0.0])
         padded = torch.where(plan.mask[..., None], vectors[plan.slots], far)
         r = padded.square().sum(-1).sqrt()
-        radial = sinc_basis(r, self.frequencies, self.cutoff) * polynomial_envelope(r, self.cutoff)[..., None]
+        envelope = polynomial_envelope(r, self.cutoff)
+        if self.repulsion is not None:
+            envelope = envelope * self.repulsion.quiet(species, r, plan)
+        radial = sinc_basis(r, self.frequencies, self.cutoff) * envelope[..., None]
         harmonics = spherical_harmonics(padded, self.config.lmax)
         basis = outer(harmonics.flatten(0, 1), radial.flatten(0, 1))
         return basis.view(*plan.slots.shape, basis.shape[1] * basis.shape[2])
