@@ -44,6 +44,7 @@ def figure(record: dict[str, Any], path: str | Path) -> None:
     """A panel for each system with bars of the median CPU times from zero, and the ratio to the first peer."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     from .._figures import STYLE
 
@@ -53,35 +54,43 @@ def figure(record: dict[str, Any], path: str | Path) -> None:
         for chosen in ("calculator", "step")
         if chosen in system["paths"]
     ]
-    programs = list(record["programs"])
+    colours = _colours(record)
     with mpl.rc_context({**STYLE, "savefig.transparent": False, "axes.grid": False}):
-        drawing = Figure(figsize=(max(0.7 * len(programs) * len(panels), 4.0), 3.4), layout="constrained")
+        width = max(0.5 * len(panels) * (len(colours) + 0.6), 4.0)
+        drawing = Figure(figsize=(width, 3.6), layout="constrained")
         grid = drawing.subplots(1, len(panels), squeeze=False)[0]
         for axes, (name, n_atoms, chosen, found) in zip(grid, panels, strict=True):
             axes.set_title(f"{name}\n{n_atoms} atoms", fontsize=10)
             axes.set_xlabel("training step" if chosen == "step" else "energy, forces", fontsize=8)
-            _bars(axes, record, found)
+            _bars(axes, colours, found)
         drawing.suptitle("CPU time in ms, one thread, float32", fontsize=9)
+        patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
+        drawing.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
         drawing.savefig(path, dpi=200)
 
 
-def _bars(axes: Any, record: dict[str, Any], found: dict[str, Any]) -> None:
-    """One panel: bars with the range of the repeats, each with its time, ours also with the ratio."""
-    from .._figures import BLUE, SOFT, TEAL
+def _colours(record: dict[str, Any]) -> dict[str, str]:
+    """Colour of each program: greens and blues are ours, grey and brown are peers."""
+    from itertools import cycle
 
-    own = iter((TEAL, BLUE))
+    from .._figures import BLUE, SOFT, TEAL, WARM
+
+    own, peers = cycle((TEAL, BLUE)), cycle((SOFT, WARM))
+    return {name: next(peers if _is_peer(record, name) else own) for name in record["programs"]}
+
+
+def _bars(axes: Any, colours: dict[str, str], found: dict[str, Any]) -> None:
+    """One panel: bars with the range of the repeats, each with its time, ours also with the peer's multiple of it."""
     for k, (name, time) in enumerate(found["times"].items()):
-        colour = SOFT if _is_peer(record, name) else next(own, TEAL)
         error = [[time["median"] - time["min"]], [time["max"] - time["median"]]]
-        axes.bar(k, time["median"], 0.72, color=colour, yerr=error, error_kw={"elinewidth": 0.8})
-        text = f"{time['median']:.3g}"
+        axes.bar(k, time["median"], 0.8, color=colours[name], yerr=error, error_kw={"elinewidth": 0.8})
+        text = f"{time['median']:.0f}" if time["median"] >= 100 else f"{time['median']:.3g}"
         factor = next((v["median"] for r, v in found["ratios"].items() if r.endswith(f" / {name}")), None)
         if factor is not None:
-            text = f"{factor:.1f}× faster\n{text}" if factor >= 1 else f"{1 / factor:.1f}× slower\n{text}"
+            text = f"{factor:.1f}×\n{text}"
         above: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
         axes.annotate(text, (k, time["max"]), fontsize=8, **above)
-    axes.set_xticks(range(len(found["times"])), list(found["times"]), fontsize=8)
-    axes.set(yticks=[], xlim=(-0.7, len(found["times"]) - 0.3))
+    axes.set(xticks=[], yticks=[], xlim=(-0.7, len(found["times"]) - 0.3))
     axes.spines["left"].set_visible(False)
     axes.margins(y=0.2)
 
