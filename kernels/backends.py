@@ -51,10 +51,16 @@ def choose(x: Tensor) -> str:
     wanted = _forced.get() or os.environ.get(VARIABLE)
     if wanted is not None:
         _checked(wanted)
-        if wanted == "numba" and x.device.type != "cpu":
-            raise ValueError(f"backend numba runs on the CPU, the tensors are on {x.device}")
+        if wanted == "numba" and not _suits_numba(x):
+            raise ValueError(
+                f"backend numba takes float32 and float64 on the CPU, not {x.dtype} on {x.device}"
+            )
         return wanted
-    return "numba" if x.device.type == "cpu" and _numba_is_here() else "reference"
+    return "numba" if _suits_numba(x) and _numba_is_here() else "reference"
+
+
+def _suits_numba(x: Tensor) -> bool:
+    return x.device.type == "cpu" and str(x.dtype) in ("torch.float32", "torch.float64")
 
 
 @cache

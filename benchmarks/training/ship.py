@@ -11,15 +11,16 @@ import argparse
 import csv
 import datetime
 import json
-import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
+
 from tesseral.datasets import open_source
 from tesseral.potentials import load, save
 from tesseral.potentials.evaluate import evaluate
+from tesseral.scripts.bench.machine import commit, machine
 
 HERE = Path(__file__).parent
 REPO = HERE.parent.parent
@@ -27,12 +28,16 @@ REPO = HERE.parent.parent
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="folder that `tesseral train` wrote")
     parser.add_argument("name", help="name of the model, e.g. tesseral-solids")
     parser.add_argument("--card", required=True, help="recipe and card: 3bpa, solids or organic")
     parser.add_argument("--split", default=".", help="folder of the parts kept aside")
-    parser.add_argument("--ship", action="store_true", help="also write potentials/weights/NAME.safetensors and .md")
+    parser.add_argument(
+        "--ship", action="store_true", help="also write potentials/weights/NAME.safetensors and .md"
+    )
     args = parser.parse_args()
     card = yaml.safe_load((HERE / f"{args.card}.card.yaml").read_text(encoding="utf-8"))
     model = load(args.run / "best.safetensors")
@@ -49,7 +54,8 @@ def main() -> None:
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "test": tests,
         "training": training,
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": 1},
+        "machine": {**machine(), "threads": 1},
+        "commit": commit(),
         "versions": {name: metadata.version(name) for name in ("tesseral", "torch", "numpy")},
         "date": datetime.date.today().isoformat(),
     }
@@ -76,7 +82,10 @@ def page(name: str, card: dict[str, Any], record: dict[str, Any]) -> str:
         lines.append(f"- **{key.replace('_', ' ').capitalize()}.** {card[key]}")
     lines.append(f"- **Parameters.** {record['n_parameters']:,}")
     lines += ["", "## Not for", "", *(f"- {text}" for text in card["not_for"]), "", "## Measured errors", ""]
-    lines += ["| test | frames | E MAE / RMSE meV/atom | F MAE / RMSE meV/Å | stress MAE GPa |", "|---|---|---|---|---|"]
+    lines += [
+        "| test | frames | E MAE / RMSE meV/atom | F MAE / RMSE meV/Å | stress MAE GPa |",
+        "|---|---|---|---|---|",
+    ]
     for test, errors in record["test"].items():
         energy, forces = (
             " / ".join(f"{errors[k][m]:.3g}" for m in ("mae", "rmse")) for k in ("energy_per_atom", "forces")

@@ -94,7 +94,7 @@ def test_five_lines_of_training_run(in_root, tmp_path, capsys):
     }
     short = {
         "train": "model.init=tesseral-organic training.epochs=2",
-        "relax": "--steps 5",
+        "relax": "--steps 5 --fmax 50",
         "md": "--steps 10",
     }
     for line in lines:

@@ -142,6 +142,7 @@ def test_bad_shapes_are_refused():
 def test_choice_of_backend(monkeypatch):
     x = torch.zeros(1)
     assert choose(x) == ("numba" if "numba" in BACKENDS else "reference")
+    assert choose(x.bfloat16()) == "reference"
     monkeypatch.setenv(VARIABLE, "reference")
     assert choose(x) == "reference"
     with use_backend(BACKENDS[-1]):
