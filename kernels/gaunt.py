@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .backends import choose
+from .backends import choose, self_check
 from .conventions import gaunt
 from .sphere import SphereGrid, from_grid, grid_for_degree, to_grid
 
@@ -41,9 +41,14 @@ def gaunt_product(x: Tensor, y: Tensor, lmax: int) -> Tensor:
         raise ValueError(f"x {tuple(x.shape)} and y {tuple(y.shape)} must agree in nodes and channels")
     if not 0 <= lmax <= l1 + l2:
         raise ValueError(f"lmax = {lmax} is not within 0..{l1 + l2}, the degrees of the product")
-    if choose(x) == "numba":
-        result: Tensor = _NumbaProduct.apply(x, y, lmax)
+    if choose(x, "gaunt_product") != "reference":
+        result: Tensor = _SparseProduct.apply(x, y, lmax)
         return result
+    return _reference(x, y, lmax)
+
+
+def _reference(x: Tensor, y: Tensor, lmax: int) -> Tensor:
+    l1, l2 = _degree(x), _degree(y)
     grid = _grid(max(l1, l2, lmax), l1 + l2 + lmax).to(x.device)
     return from_grid(to_grid(_padded(x, grid), grid) * to_grid(_padded(y, grid), grid), grid, lmax)
 
@@ -65,26 +70,45 @@ def _padded(x: Tensor, grid: SphereGrid) -> Tensor:
 
 
 @cache
-def _contraction(l1: int, l2: int, l3: int) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """Compiled contraction over the nonzero ``sqrt(4 pi) G_ijk``."""
-    from ._numba import compile_contraction
-
+def product_terms(l1: int, l2: int, l3: int) -> tuple[tuple[int, int, int, float], ...]:
+    """The nonzero ``sqrt(4 pi) G_ijk`` of degrees up to l1, l2 and l3, as (i, j, k, value)."""
     terms = []
     for a, b in product(range(l1 + 1), range(l2 + 1)):
         for c in range(abs(a - b), min(a + b, l3) + 1, 2):
             block = sqrt(4 * pi) * gaunt(a, b, c)
             for i, j, k in np.argwhere(np.abs(block) > 1e-12).tolist():
                 terms.append((a * a + i, b * b + j, c * c + k, float(block[i, j, k])))
-    return compile_contraction(tuple(terms), (l3 + 1) ** 2)
+    return tuple(terms)
 
 
-class _NumbaProduct(torch.autograd.Function):
-    """The sparse contraction on the CPU; its backward is made of itself, so every order of derivative exists."""
+@cache
+def _contraction(
+    l1: int, l2: int, l3: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[Tensor, Tensor, Tensor], None]:
+    """Compiled contraction over `product_terms`."""
+    terms, n_out = product_terms(l1, l2, l3), (l3 + 1) ** 2
+    if device.type == "cpu":
+        from ._numba import compile_contraction
+
+        return compile_contraction(terms, n_out)
+    from ._cuda import compile_contraction as compile_for_gpu
+
+    contract = compile_for_gpu(terms, ((l1 + 1) ** 2, (l2 + 1) ** 2, n_out))
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, (l + 1) ** 2, 40, generator=generator).to(device, dtype) for l in (l1, l2))
+    found = x.new_empty(2, n_out, 40)
+    contract(x, y, found)
+    self_check("gaunt_product", "cupy", found, _reference(x, y, l3))
+    return contract
+
+
+class _SparseProduct(torch.autograd.Function):
+    """The sparse contraction; its backward is made of itself, so every order of derivative exists."""
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, lmax: int) -> Tensor:
         out = x.new_empty(x.shape[0], (lmax + 1) ** 2, x.shape[2])
-        contract = _contraction(_degree(x), _degree(y), lmax)
+        contract = _contraction(_degree(x), _degree(y), lmax, x.dtype, x.device)
         contract(x.detach().contiguous(), y.detach().contiguous(), out)
         return out
 
@@ -96,6 +120,6 @@ class _NumbaProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
         x, y = ctx.saved_tensors
-        dx = gaunt_product(gradient, y, _degree(x)) if ctx.needs_input_grad[0] else None
-        dy = gaunt_product(gradient, x, _degree(y)) if ctx.needs_input_grad[1] else None
+        dx = _SparseProduct.apply(gradient, y, _degree(x)) if ctx.needs_input_grad[0] else None
+        dy = _SparseProduct.apply(gradient, x, _degree(y)) if ctx.needs_input_grad[1] else None
         return dx, dy, None

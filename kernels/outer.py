@@ -27,7 +27,7 @@ def outer(y: Tensor, q: Tensor) -> Tensor:
     """
     if y.ndim != 2 or q.ndim != 2 or y.shape[0] != q.shape[0]:
         raise ValueError(f"outer needs (E, K) and (E, R), got {tuple(y.shape)} and {tuple(q.shape)}")
-    if choose(y) != "numba":
+    if choose(y, "outer") != "numba":
         return y.unsqueeze(-1) * q.unsqueeze(-2)
     result: Tensor = _Outer.apply(y, q)
     return result

@@ -49,7 +49,7 @@ class Side:
             "weights": self.weights,
             "config": self.model.config_dict(),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "backend": choose(torch.zeros(1)),
+            "backend": choose(torch.zeros(1), "message"),
             "threads": torch.get_num_threads(),
             "versions": {"torch": torch.__version__},
         }

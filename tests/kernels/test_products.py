@@ -141,12 +141,12 @@ def test_bad_shapes_are_refused():
 
 def test_choice_of_backend(monkeypatch):
     x = torch.zeros(1)
-    assert choose(x) == ("numba" if "numba" in BACKENDS else "reference")
-    assert choose(x.bfloat16()) == "reference"
+    assert choose(x, "gaunt_product") == ("numba" if "numba" in BACKENDS else "reference")
+    assert choose(x.bfloat16(), "gaunt_product") == "reference"
     monkeypatch.setenv(VARIABLE, "reference")
-    assert choose(x) == "reference"
+    assert choose(x, "gaunt_product") == "reference"
     with use_backend(BACKENDS[-1]):
-        assert choose(x) == BACKENDS[-1]
+        assert choose(x, "gaunt_product") == BACKENDS[-1]
     monkeypatch.setenv(VARIABLE, "abacus")
     with pytest.raises(ValueError, match=r"'abacus' is not available here; available: reference"):
-        choose(x)
+        choose(x, "gaunt_product")
