@@ -29,7 +29,7 @@ def launch(
         return
     first: Tensor = arguments[0]
     with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
-        function[(programs,)](*arguments, num_warps=num_warps, **constants)
+        function[(programs,)](*arguments, num_warps=num_warps, enable_fp_fusion=True, **constants)
 
 
 def power_of_two(n: int) -> int:

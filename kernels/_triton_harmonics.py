@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ._triton import kernel, launch, plus, times
@@ -127,7 +126,7 @@ def _values(lmax: int) -> list[str]:
 def _turned(lmax: int) -> list[str]:
     """Lines: change w of u along t, and change h of the harmonics."""
     lines = ["d = " + plus([f"u{a} * t{a}" for a in AXES]), *(f"w{a} = (t{a} - u{a} * d) * s" for a in AXES)]
-    return lines + ["h0 = vx * 0.0", *(f"h{k} = {_along(k, 'w')}" for k in range(1, (lmax + 1) ** 2))]
+    return [*lines, "h0 = vx * 0.0", *(f"h{k} = {_along(k, 'w')}" for k in range(1, (lmax + 1) ** 2))]
 
 
 def _tangent(lmax: int) -> list[str]:

@@ -104,7 +104,7 @@ def build(kind: str, key: str, n_radial: int, dtype: torch.dtype, transposed: bo
     coupling = Coupling.from_key(key)
     source = _Source(coupling, n_radial, transposed, tangent)
     # Sums over channels (kind "edge") want all channels of a path in one program, all others one channel per lane.
-    block = min(power_of_two(max(max(coupling.channels), 16)), 128 if kind == "edge" else 32)
+    block = min(power_of_two(max(*coupling.channels, 16)), 128 if kind == "edge" else 32)
     room = _REGISTERS * 4 // dtype.itemsize
     arguments, write, cost = {
         "message": ("x, q, dq, w, ptr, order, node, out", source.message, source.message_cost),
@@ -187,10 +187,21 @@ class _Source:
 
     # --- pieces
 
-    def read_edge(self, terms: Sequence[Term], l2s: bool = True) -> list[str]:
-        """Lines that find the sender j of edge e and read the edge's functions."""
-        e = "e = tl.load(order + s)" if self.transposed else "e = s"  # edges are sorted by target
-        lines = [e, "j = tl.load(node + e)", f"qe = q + e * {self.n + self.n_radial}"]
+    def loop(self, lines: list[str]) -> list[str]:
+        """Lines of every edge e with sender j of a row; both are found one turn ahead, to hide the wait."""
+        turn = [*lines, "e = next_e", "j = next_j"]
+        return [*self.find("", "start", "start < end"), "for s in range(start, end):", *_indent(turn)]
+
+    def find(self, prefix: str, s: str, condition: str) -> list[str]:
+        """Lines that look up the edge at position s of the row's list, and its sender."""
+        ready = f", mask={condition}, other=0" if condition != "True" else ""
+        e = f"tl.load(order + {s}{ready})" if self.transposed else s  # edges are sorted by target
+        return [f"{prefix}e = {e}", f"{prefix}j = tl.load(node + {prefix}e{ready})"]
+
+    def read_edge(self, terms: Sequence[Term]) -> list[str]:
+        """Lines that read the functions of edge e and look up the edge and the sender that come next."""
+        lines = ["following = tl.minimum(s + 1, end - 1)", *self.find("next_", "following", "True")]
+        lines.append(f"qe = q + e * {self.n + self.n_radial}")
         prefixes = [("", "qe")]
         if self.tangent:
             lines.append(f"dqe = dq + e * {self.n + self.n_radial}")
@@ -253,7 +264,7 @@ class _Source:
         for terms in groups:
             inner = self.read_edge(terms)
             inner += self.backward(terms) if self.transposed else self.forward(terms)
-            lines += [*self.read_weights(terms), "for s in range(start, end):", *_indent(inner)]
+            lines += [*self.read_weights(terms), *self.loop(inner)]
         return lines + [
             f"tl.store(out + i * {width} + {first} + c, {name}, mask=inside)" for name, width, first in stores
         ]
@@ -334,7 +345,7 @@ class _Source:
         )
         lines = ["start = tl.load(ptr + i)", "end = tl.load(ptr + i + 1)", f"column = tl.arange(0, {width})"]
         lines += [*self.read_weights(job.terms), *self.read_z(job.terms, "z", "i")]
-        return [*lines, "for s in range(start, end):", *_indent(inner)]
+        return [*lines, *self.loop(inner)]
 
     def weight(self, job: Job, room: int) -> list[str]:
         """Gradients with respect to the weights, summed over the rows of chunk i."""
@@ -346,7 +357,7 @@ class _Source:
             for r in range(self.n_radial):
                 inner.append(f"u{p}_{r} += " + (f"dg{r} * f + g{r} * df" if self.tangent else f"g{r} * f"))
         rows = ["start = tl.load(ptr + row)", "end = tl.load(ptr + row + 1)"]
-        rows += [*self.read_z(job.terms, "z", "row"), "for s in range(start, end):", *_indent(inner)]
+        rows += [*self.read_z(job.terms, "z", "row"), *self.loop(inner)]
         names = [(p, r) for p in range(len(job.terms)) for r in range(self.n_radial)]
         lines = [f"u{p}_{r} = tl.full([BLOCK], 0.0, out.dtype.element_ty)" for p, r in names]
         lines += ["first = i * per_chunk", "last = tl.minimum(first + per_chunk, n_rows)"]
