@@ -119,3 +119,26 @@ def gaunt(l1: int, l2: int, l3: int) -> np.ndarray:
     table = gaunt_strength(l1, l2, l3) * w3j(l1, l2, l3)
     table.setflags(write=False)
     return table
+
+
+def bracket_strength(l1: int, l2: int, l3: int) -> float:
+    """Factor kappa with ``integral(Y_k {Y_i, Y_j}) = kappa * w3j`` of the surface bracket; zero for even sums.
+
+    ``{f, g} = r . (grad f x grad g)``;
+    kappa = sqrt((2l1+1)(2l2+1)(2l3+1)/4pi) sqrt(l1(l1+1) l2(l2+1)) |(l1 l2 l3; 1 -1 0)|.
+
+    Source: Fast contracted Clebsch-Gordan tensor products (arXiv 2605.15073).
+    """
+    if min(l1, l2, l3) == 0 or (l1 + l2 + l3) % 2 == 0:
+        return 0.0
+    symbol = abs(_complex_w3j(l1, l2, l3)[l1 + 1, l2 - 1, l3])
+    orders = sqrt(l1 * (l1 + 1) * l2 * (l2 + 1))
+    return sqrt((2 * l1 + 1) * (2 * l2 + 1) * (2 * l3 + 1) / (4 * pi)) * orders * symbol
+
+
+@cache
+def surface_bracket_table(l1: int, l2: int, l3: int) -> np.ndarray:
+    """``integral(Y_k {Y_i, Y_j})`` (integral normalisation), totally antisymmetric, ``(2l1+1, 2l2+1, 2l3+1)``."""
+    table = bracket_strength(l1, l2, l3) * w3j(l1, l2, l3)
+    table.setflags(write=False)
+    return table

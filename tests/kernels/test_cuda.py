@@ -48,8 +48,8 @@ def shim(monkeypatch, tmp_path):
             *(ctypes.c_longlong(int(a)) for a in (blocks, _cuda.THREADS, *arguments))
         )
 
-    def contraction(l1, l2, l3, dtype, device):
-        return _cuda.compile_contraction(product_terms(l1, l2, l3), tuple((l + 1) ** 2 for l in (l1, l2, l3)))
+    def contraction(degrees, paths, dtype, device):
+        return _cuda.compile_contraction(product_terms(*degrees, paths), tuple((l + 1) ** 2 for l in degrees))
 
     monkeypatch.setattr(_cuda, "_load", load)
     monkeypatch.setattr(gaunt, "_contraction", contraction)
