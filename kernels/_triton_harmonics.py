@@ -6,13 +6,15 @@ times u, ``r_k = sum_ia c_iak r_i u_a``, and the gradient needs the same coeffic
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ._triton import kernel, launch, plus, times
+from .backends import self_check
 from .harmonics import raise_degree
 
 AXES = "xyz"
@@ -40,6 +42,44 @@ def second(v: Tensor, dv: Tensor, f: Tensor, lmax: int) -> Tensor:
 
 
 def _run(kind: str, lmax: int, out: Tensor, *inputs: Tensor) -> Tensor:
+    if out.is_cuda:
+        verify(lmax, out.dtype, out.device)
+    return _launched(kind, lmax, out, *inputs)
+
+
+@cache
+def verify(lmax: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Compare all kernels with the reference and its finite differences, once.
+
+    Raises:
+        RuntimeError: they disagree.
+    """
+    from .harmonics import reference_harmonics
+
+    n, generator = (lmax + 1) ** 2, torch.Generator().manual_seed(0)
+    v, dv = torch.randn(2, 8, 3, generator=generator, dtype=torch.float64)
+    f, step = torch.randn(8, n, generator=generator, dtype=torch.float64), 1e-4
+
+    def found(kind: str, columns: int, *inputs: Tensor) -> Tensor:
+        ready = [t.to(device, dtype) for t in inputs]
+        return _launched(kind, lmax, ready[0].new_empty(8, columns), *ready).double().cpu()
+
+    def check(kind: str, value: Tensor, expected: Tensor, tolerance: float) -> None:
+        if float(expected.abs().max()) > 0:  # degree 0 has no derivatives
+            self_check(f"spherical_harmonics ({kind})", "triton", value, expected, tolerance)
+
+    def ahead(k: int) -> Tensor:
+        return reference_harmonics(v + k * step * dv, lmax)
+
+    change = found("tangent", n, v, dv)
+    check("values", found("values", n, v), ahead(0), 1e-5)
+    check("tangent", change, (ahead(1) - ahead(-1)) / (2 * step), 1e-4)
+    check("gradient", (found("gradient", 3, v, f) * dv).sum(1), (change * f).sum(1), 1e-4)
+    second = (found("second", 3, v, dv, f) * dv).sum(1)
+    check("second", second, ((ahead(1) - 2 * ahead(0) + ahead(-1)) * f).sum(1) / step**2, 1e-4)
+
+
+def _launched(kind: str, lmax: int, out: Tensor, *inputs: Tensor) -> Tensor:
     n = out.shape[0]
     arguments = (*(t.contiguous() for t in inputs), out, n)
     launch(build(kind, lmax), -(-n // BLOCK), arguments, num_warps=4, BLOCK=BLOCK)

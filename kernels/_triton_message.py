@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ._generated import module
 from ._triton import HEADER, launch, plus, power_of_two, times
-from .message import Coupling, Term
+from .backends import self_check
+from .message import Coupling, GraphPlan, Term, reference_message
 
 Side = list[Tensor]
 _REGISTERS = 112  # 32-bit registers that the sums and weights of a job may take
@@ -43,14 +44,14 @@ def message(
     x: Tensor, q: Tensor, dq: Tensor | None, w: Tensor, side: Side, out: Tensor, key: str, transposed: bool
 ) -> Tensor:
     """Messages from x, or their change along dq."""
-    kernel = build("message", key, w.shape[0], out.dtype, transposed, dq is not None)
+    kernel = _checked("message", key, w.shape[0], out, transposed, dq is not None)
     arguments = [x, q, q if dq is None else dq, w, *side, out]
     return kernel.run(out.shape[0], arguments, out)
 
 
 def edge(z: Tensor, x: Tensor, q: Tensor, w: Tensor, side: Side, out: Tensor, key: str) -> Tensor:
     """Gradient of the form with respect to q."""
-    kernel = build("edge", key, w.shape[0], out.dtype, False, False)
+    kernel = _checked("edge", key, w.shape[0], out, False, False)
     partial = out.new_empty(kernel.programs, *out.shape)
     kernel.run(z.shape[0], [z, x, q, w, *side, partial, out.numel()], out)
     return torch.sum(partial, 0, out=out)
@@ -58,13 +59,70 @@ def edge(z: Tensor, x: Tensor, q: Tensor, w: Tensor, side: Side, out: Tensor, ke
 
 def weight(z: Tensor, x: Tensor, q: Tensor, dq: Tensor | None, side: Side, out: Tensor, key: str) -> Tensor:
     """Gradient of the form with respect to the weights, or its change along dq."""
-    kernel = build("weight", key, out.shape[0], out.dtype, False, dq is not None)
+    kernel = _checked("weight", key, out.shape[0], out, False, dq is not None)
     n = z.shape[0]
     per_chunk = max(1, -(-n // _CHUNKS))
     chunks = -(-n // per_chunk)
     partial = out.new_empty(chunks, *out.shape)
     kernel.run(chunks, [z, x, q, q if dq is None else dq, *side, partial, n, per_chunk], out)
     return torch.sum(partial, 0, out=out)
+
+
+def _checked(kind: str, key: str, n_radial: int, out: Tensor, transposed: bool, tangent: bool) -> Kernel:
+    chosen = (kind, key, n_radial, out.dtype, transposed, tangent)
+    if out.is_cuda:
+        verify(*chosen, out.device)
+    return build(*chosen)
+
+
+@lru_cache(maxsize=1024)
+def verify(
+    kind: str,
+    key: str,
+    n_radial: int,
+    dtype: torch.dtype,
+    transposed: bool,
+    tangent: bool,
+    device: torch.device,
+) -> None:
+    """Compare a kernel with the reference, once: the form S, contracted with whatever the kernel leaves open.
+
+    Raises:
+        RuntimeError: they disagree.
+    """
+    coupling, generator = Coupling.from_key(key), torch.Generator().manual_seed(0)
+    index = torch.tensor([[1, 2, 0, 1, 1], [0, 0, 2, 2, 2]], device=device)
+    plan = GraphPlan.build(index, torch.tensor([0, 2, 2, 5], device=device))
+    n, wide = coupling.n_harmonics, coupling.n_harmonics + n_radial
+    shapes = [
+        (3, coupling.z_width),
+        (3, coupling.x_width),
+        (5, wide),
+        (5, wide),
+        (n_radial, coupling.n_weights),
+    ]
+    z, x, q, dq, w = (torch.randn(s, generator=generator).to(device, dtype) for s in shapes)
+    mixed = [torch.cat([dq[:, :n], q[:, n:]], 1), torch.cat([q[:, :n], dq[:, n:]], 1)]
+    functions = mixed if tangent or kind == "edge" else [q]
+    expected = [z * reference_message(x, f, w, plan, coupling) for f in functions]
+    change, rows, columns = dq if tangent else None, plan.rows.tensors, plan.columns.tensors
+    kernel = build(kind, key, n_radial, dtype, transposed, tangent)
+    if kind == "edge":
+        partial = q.new_empty(kernel.programs, *q.shape)
+        kernel.run(3, [z, x, q, w, *rows, partial, q.numel()], q)
+        found = dq * partial.sum(0)
+    elif kind == "weight":
+        partial = w.new_empty(3, *w.shape)
+        kernel.run(3, [z, x, q, q if change is None else change, *rows, partial, 3, 1], w)
+        found = w * partial.sum(0)
+    else:
+        read, kept, side = (z, x, columns) if transposed else (x, z, rows)
+        arguments = [read, q, q if change is None else change, w, *side, out := torch.empty_like(kept)]
+        found = kept * kernel.run(3, arguments, out)
+    size = float(torch.cat(expected).double().norm())  # what the sum of terms of random signs comes to
+    difference = float(found.double().sum() - sum(e.double().sum() for e in expected)) / size
+    ones = torch.ones(1, dtype=dtype)
+    self_check(f"message ({kind}, {key})", "triton", ones + difference, ones)
 
 
 class Kernel:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,15 +23,15 @@ NAMES = ("reference", "numba", "triton", "cupy")
 # Backends of every operation besides the reference. Gaunt products are hundreds of multiply-adds with literal
 # coefficients on register arrays: CUDA C can write them, Triton cannot.
 OPERATIONS: dict[str, tuple[str, ...]] = {
+    "field_products": ("numba",),
     "gaunt_product": ("numba", "cupy"),
     "grid_mlp": ("triton",),
     "message": ("numba", "triton"),
-    "outer": ("numba",),
     "species_density": ("numba",),
-    "spherical_harmonics": ("triton",),
+    "spherical_harmonics": ("numba", "triton"),
 }
 DEVICES = {"numba": "cpu", "triton": "cuda", "cupy": "cuda"}
-DTYPES = {"grid_mlp": ("float32",)}  # all others: float32 and float64
+DTYPES = {("grid_mlp", "triton"): ("float32",)}  # all others: float32 and float64
 VARIABLE = "TESSERAL_BACKEND"
 _forced: ContextVar[str | None] = ContextVar("tesseral_backend", default=None)
 
@@ -63,6 +64,12 @@ def choose(x: Tensor, operation: str) -> str:
     return _decide(x, operation)[0]
 
 
+def kernels_for(topic: str, x: Tensor) -> Any:
+    """Module of the compiled kernels of a topic for the device of x; operators call it, below the choice."""
+    tool = "triton" if x.is_cuda or (interpreted() and _wanted() == "triton") else "numba"
+    return import_module(f"._{tool}_{topic}", __package__)
+
+
 def explain(operation: str, *tensors: Tensor) -> str:
     """One line: which backend runs an operation on these tensors, and why.
 
@@ -81,13 +88,21 @@ def explain(operation: str, *tensors: Tensor) -> str:
     return f"{operation} on {_kind(tensors[0])}: {name} ({why})"
 
 
-def self_check(operation: str, backend: str, found: Tensor, expected: Tensor) -> None:
+def self_check(
+    operation: str, backend: str, found: Tensor, expected: Tensor, tolerance: float | None = None
+) -> None:
     """Compare a kernel's first result, on a small input, with the reference.
+
+    Args:
+        operation, backend: for the message.
+        found, expected: the results.
+        tolerance: of the largest error relative to the largest value; None means 1e-4 in float32, else 1e-10.
 
     Raises:
         RuntimeError: they differ by more than rounding.
     """
-    tolerance = 1e-4 if str(found.dtype) == "torch.float32" else 1e-10
+    if tolerance is None:
+        tolerance = 1e-4 if str(found.dtype) == "torch.float32" else 1e-10
     error = float((found - expected).abs().max() / expected.abs().max())
     if not error < tolerance:  # a NaN fails too
         raise RuntimeError(
@@ -132,11 +147,11 @@ def _wanted() -> str | None:
 def _suits(name: str, x: Tensor, operation: str) -> bool:
     device = x.device.type
     at_home = device == DEVICES[name] or (name == "triton" and interpreted() and _wanted() == name)
-    return at_home and _dtype(x) in _dtypes(operation)
+    return at_home and _dtype(x) in _dtypes(name, operation)
 
 
-def _dtypes(operation: str) -> tuple[str, ...]:
-    return DTYPES.get(operation, ("float32", "float64"))
+def _dtypes(name: str, operation: str) -> tuple[str, ...]:
+    return DTYPES.get((operation, name), ("float32", "float64"))
 
 
 def _dtype(x: Tensor) -> str:
@@ -148,7 +163,7 @@ def _kind(x: Tensor) -> str:
 
 
 def _takes(name: str, operation: str) -> str:
-    return f"takes {' and '.join(_dtypes(operation))} on the {DEVICES[name].upper()}"
+    return f"takes {' and '.join(_dtypes(name, operation))} on the {DEVICES[name].upper()}"
 
 
 @cache
