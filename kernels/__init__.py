@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .backends import backends, use_backend
+from .backends import backends, explain, use_backend
 
-__all__ = ["backends", "use_backend"]
+__all__ = ["backends", "explain", "use_backend"]

@@ -27,11 +27,13 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "gaunt_product": ("numba", "cupy"),
     "grid_mlp": ("triton",),
     "message": ("numba", "triton"),
+    "pair_product": ("numba",),
     "species_density": ("numba",),
     "spherical_harmonics": ("numba", "triton"),
 }
 DEVICES = {"numba": "cpu", "triton": "cuda", "cupy": "cuda"}
 DTYPES = {("grid_mlp", "triton"): ("float32",)}  # all others: float32 and float64
+_PLACES = {"cpu": "the CPU", "cuda": "a GPU"}
 VARIABLE = "TESSERAL_BACKEND"
 _forced: ContextVar[str | None] = ContextVar("tesseral_backend", default=None)
 
@@ -133,7 +135,7 @@ def _decide(x: Tensor, operation: str) -> tuple[str, str]:
         if not _suits(name, x, operation):
             passed.append(f"{name} {_takes(name, operation)}")
         elif (missing := _reason_against(name)) is not None:
-            _say_once(f"{missing}: kernels run on plain torch, slower on the {DEVICES[name].upper()}")
+            _say_once(f"{missing}: kernels run on plain torch, slower on {_PLACES[DEVICES[name]]}")
             passed.append(missing)
         else:
             return name, f"automatic: {_takes(name, operation)}"
@@ -163,7 +165,7 @@ def _kind(x: Tensor) -> str:
 
 
 def _takes(name: str, operation: str) -> str:
-    return f"takes {' and '.join(_dtypes(name, operation))} on the {DEVICES[name].upper()}"
+    return f"takes {' and '.join(_dtypes(name, operation))} on {_PLACES[DEVICES[name]]}"
 
 
 @cache

@@ -15,13 +15,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what is installed, what it can compute on, and the models that come with the package."""
-    facts: dict[str, Any] = {"devices": devices(), "kernel_backends": backends(), "models": models()}
+    facts: dict[str, Any] = {
+        "devices": devices(),
+        "kernel_backends": backends(),
+        "kernels": kernel_choices(),
+        "models": models(),
+    }
     for name, number in versions().items():
         print(f"{name:12} {number}")
     print("\ndevices")
     for name, text in facts["devices"].items():
         print(f"  {name:10} {text}")
     print(f"\nkernel backends  {', '.join(facts['kernel_backends'])}")
+    for device, lines in facts["kernels"].items():
+        print(f"\nkernels on {device}, float32")
+        for name, line in lines.items():
+            print(f"  {name:20} {line.partition(': ')[2]}")
     print("\nshipped models")
     for name, header in facts["models"].items():
         print(f"  {name:20} {one_line(header)}")
@@ -46,8 +55,17 @@ def backends() -> list[str]:
     """Names of the kernel backends that run here."""
     from .. import kernels
 
-    listed = getattr(kernels, "backends", None)
-    return list(listed()) if callable(listed) else ["reference"]
+    return kernels.backends()
+
+
+def kernel_choices() -> dict[str, dict[str, str]]:
+    """For every device, which backend runs each kernel operation on float32 tensors, and why."""
+    import torch
+
+    from ..kernels.backends import OPERATIONS, explain
+
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return {kind: {name: explain(name, torch.zeros(1, device=kind)) for name in OPERATIONS} for kind in kinds}
 
 
 def models() -> dict[str, dict[str, Any]]:
