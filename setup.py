@@ -51,6 +51,8 @@ EXTRAS = {
         "setuptools>=77",
         "pre-commit>=4.0,<5",
         "types-PyYAML",
+        # runs the GPU kernels' tests on the CPU, in its interpreter
+        "triton>=3.5; platform_system == 'Linux'",
         # independent implementations that tests compare with
         "e3nn>=0.5.5,<1",
         "sphericart-torch>=1.0,<3",

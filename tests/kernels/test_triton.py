@@ -11,11 +11,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from tesseral.kernels.backends import choose, use_backend  # noqa: E402
-from tesseral.kernels.conventions import coupling_paths  # noqa: E402
-from tesseral.kernels.harmonics import reference_harmonics, spherical_harmonics  # noqa: E402
-from tesseral.kernels.message import Coupling, GraphPlan, message, reference_message  # noqa: E402
-from tesseral.kernels.sphere import gauss_legendre_grid, grid_mlp  # noqa: E402
+from tesseral.kernels.backends import choose, use_backend
+from tesseral.kernels.conventions import coupling_paths
+from tesseral.kernels.harmonics import reference_harmonics, spherical_harmonics
+from tesseral.kernels.message import Coupling, GraphPlan, message, reference_message
+from tesseral.kernels.sphere import gauss_legendre_grid, grid_mlp
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
@@ -34,7 +34,7 @@ def graph(degrees):
     return GraphPlan.build(torch.stack([source, target]).to(DEVICE), row_ptr.to(DEVICE))
 
 
-def inputs(degrees, channels, lmax, parity, n_radial=2, dtype=torch.float64):
+def inputs(degrees, channels, lmax, parity, *, n_radial=2, dtype=torch.float64):
     """Arguments of `message`."""
     present = tuple(l for l, c in enumerate(channels) if c)
     coupling = Coupling(coupling_paths(present, lmax, present, parity), channels, lmax)
