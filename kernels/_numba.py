@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +23,99 @@ MAX_THREADS: int = _config.NUMBA_NUM_THREADS
 Terms = tuple[tuple[int, int, int, float], ...]
 """Sparse trilinear form: (i, j, k, value) adds value x_i y_j to z_k."""
 
+CHUNKS = 8
+"""Slices of rows per thread, to even out the load."""
+
+RowKernel = Callable[[int, int, list[Tensor]], None]
+
 
 def compile_contraction(terms: Terms, n_out: int) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """A function that writes ``sum_t value_t x[:, i_t] y[:, j_t]`` to ``z[:, k_t]``; CPU tensors ``(N, K, C)``.
+    """A function that writes ``sum_t value_t x[:, i_t] y[:, j_t]`` to ``z[:, k_t]``; contiguous CPU tensors ``(N, K, C)``.
 
-    Straight-line code: everything stays in registers between loads and stores.
+    Straight-line code for every channel, ordered as ``z_k = sum_i x_i (sum_j value y_j)``: what is loaded stays in
+    registers, and the compiler vectorises over channels.
     """
-    sums: list[list[str]] = [[] for _ in range(n_out)]
-    for t, (i, j, k, _) in enumerate(terms):
-        sums[k].append(f"w[{t}] * x{i} * y{j}")
-    used_x, used_y = sorted({i for i, *_ in terms}), sorted({j for _, j, *_ in terms})
-    body = [f"x{i} = x[n, {i}, c]" for i in used_x] + [f"y{j} = y[n, {j}, c]" for j in used_y]
-    body += [f"z[n, {k}, c] = {' + '.join(s) if s else '0.0'}" for k, s in enumerate(sums)]
-    lines = ["import numba"]
-    for name, options, nodes in (("one", "", "range"), ("many", ", parallel=True", "numba.prange")):
+    n_x, n_y = 1 + max(t[0] for t in terms), 1 + max(t[1] for t in terms)
+    values = sorted({abs(t[3]) for t in terms})
+    sums: list[dict[int, list[str]]] = [{} for _ in range(n_out)]
+    for i, j, k, value in terms:
+        sign = "+" if value > 0 else "-"
+        sums[k].setdefault(i, []).append(f"{sign} k{values.index(abs(value))} * y{j}")
+
+    @cache
+    def kernel(channels: int) -> RowKernel:
+        body = ["xi = x[i]", "yi = y[i]", "zi = z[i]", "zero = k[0] - k[0]"]
+        body += [f"k{n} = k[{n}]" for n in range(len(values))]
+        body.append(f"for c in range({channels}):")
+        body += [f"    x{i} = xi[{i * channels} + c]" for i in range(n_x)]
+        body += [f"    y{j} = yi[{j * channels} + c]" for j in range(n_y)]
+        for k, rows in enumerate(sums):
+            total = " + ".join(f"x{i} * ({' '.join(row)})" for i, row in rows.items())
+            body.append(f"    zi[{k * channels} + c] = {total or 'zero'}")
+        return compile_rows(("x", "y", "z"), body, values)
+
+    def contract(x: Tensor, y: Tensor, z: Tensor) -> None:
+        kernel(x.shape[2])(x.shape[0], CHUNKS * share_threads(), [x.flatten(1), y.flatten(1), z.flatten(1)])
+
+    return contract
+
+
+def compile_rows(
+    arguments: tuple[str, ...],
+    body: list[str],
+    coefficients: list[float],
+    *,
+    helpers: Sequence[str] = (),
+    first: Sequence[str] = (),
+) -> RowKernel:
+    """A function that runs generated lines for every row i of its arguments.
+
+    Args:
+        arguments: names of the arrays that the lines read and write.
+        body: lines of code for one row ``i``; ``part`` is the number of the slice of rows that i belongs to, and
+            ``k`` the coefficients in the dtype of the arrays.
+        coefficients: numbers that the lines use; literals in the code would be double precision.
+        helpers: code of functions that the lines call.
+        first: lines that run once per slice of rows.
+
+    Returns:
+        ``run(n_rows, n_parts, tensors)``: rows in n_parts slices, shared among threads.
+    """
+    names = ", ".join((*arguments, "k", "n_rows", "n_parts"))
+    lines = ["import numba", "import numpy as np", *helpers]
+    for name, options, parts in (("one", "", "range"), ("many", ", parallel=True", "numba.prange")):
         lines += [
-            f"@numba.njit(fastmath=True, cache=True{options})",
-            f"def {name}(x, y, z, w):",
-            f"    for n in {nodes}(x.shape[0]):",
-            "        for c in range(x.shape[2]):",
+            f"@numba.njit(fastmath=True, cache=True, error_model='numpy'{options})",
+            f"def {name}({names}):",
+            f"    for part in {parts}(n_parts):",
+            *(f"        {line}" for line in first),
+            "        for i in range(part * n_rows // n_parts, (part + 1) * n_rows // n_parts):",
             *(f"            {line}" for line in body),
         ]
     module = _module("\n".join(lines))
-    # The weights have the dtype of the tensors, or the loop would run in double precision.
-    weights = {dtype: np.array([t[3] for t in terms], dtype=dtype) for dtype in (np.float32, np.float64)}
+    tables = {dtype: np.array(coefficients or [0.0], dtype=dtype) for dtype in (np.float32, np.float64)}
 
-    def contract(x: Tensor, y: Tensor, z: Tensor) -> None:
-        # A pool of idle threads would wait by spinning: with one thread no pool is ever started.
-        threads = torch.get_num_threads()
-        if threads > 1:
-            numba.set_num_threads(min(threads, MAX_THREADS))
-        run = module.many if threads > 1 else module.one
-        run(x.numpy(), y.numpy(), z.numpy(), weights[z.numpy().dtype.type])
+    def run(n_rows: int, n_parts: int, tensors: list[Tensor]) -> None:
+        kernel = module.many if share_threads() > 1 else module.one
+        arrays = [t.detach().contiguous().numpy() for t in tensors]
+        kernel(*arrays, tables[arrays[0].dtype.type], n_rows, n_parts)
 
-    return contract
+    return run
+
+
+def share_threads() -> int:
+    """Threads that a kernel may use: torch's number. A pool of idle threads waits by spinning: one starts none."""
+    threads = min(torch.get_num_threads(), MAX_THREADS)
+    if threads > 1:
+        numba.set_num_threads(threads)
+    return threads
 
 
 def _module(source: str) -> Any:
     """Import generated source from the user's cache folder, where numba also keeps the machine code."""
     root = Path(os.environ.get("TESSERAL_CACHE") or Path.home() / ".cache" / "tesseral") / "kernels"
     root.mkdir(parents=True, exist_ok=True)
-    name = "contraction_" + hashlib.sha256(source.encode()).hexdigest()[:16]
+    name = "kernel_" + hashlib.sha256(source.encode()).hexdigest()[:16]
     path = root / f"{name}.py"
     if not path.exists() or path.read_text(encoding="utf-8") != source:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")

@@ -244,7 +244,7 @@ def compile_gradient() -> EnergyAndGradient:
         context = torch.enable_grad() if create_graph else torch.no_grad()
         with context:
             return compiled[id(model)](
-                species, vectors.detach(), plan.source, plan.target, plan.slots, plan.mask
+                species, vectors.detach(), plan.source, plan.target, plan.row_ptr
             )
 
     return run

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.conventions import coupling_paths
-from ..kernels.gaunt import gaunt_product
-from ..kernels.message import Coupling, GraphPlan, neighbour_moments
+from ..kernels.fields import field_products
+from ..kernels.message import Coupling, GraphPlan, message, species_density
 from ..kernels.sphere import SphereGrid, from_grid, to_grid
 
 Channels = tuple[int, ...]
@@ -63,14 +63,14 @@ class Neighbourhood:
     Attributes:
         species: ``(N,)`` index of each node's species.
         table: ``(S, C)`` scalar features that a species starts with.
-        basis: ``(N, D, (lmax+1)^2 n_radial)`` harmonics times radial functions, zero in empty slots.
+        edges: ``(E, (lmax+1)^2 + n_radial)`` harmonics and radial functions of every edge, side by side.
         plan: the graph.
         norm: factor of the summed messages.
     """
 
     species: Tensor
     table: Tensor
-    basis: Tensor
+    edges: Tensor
     plan: GraphPlan
     norm: Tensor
 
@@ -79,7 +79,7 @@ class Convolution(nn.Module):
     """Messages: source features times edge harmonics, radial weights linear in the basis, sum over neighbours.
 
     ``m_i = sum_j w(r_ij) * (h_j (x) Y(r_ij))`` with one weight per path and channel, then one linear map per degree
-    over the channels of all paths. Radial weights and linear map are merged into one matrix per degree.
+    over the channels of all paths.
 
     Args:
         inputs: channels per degree of the sources.
@@ -101,63 +101,40 @@ class Convolution(nn.Module):
         parity: str,
     ):
         super().__init__()
-        self.inputs, self.n_harmonics, self.n_radial = inputs, (lmax + 1) ** 2, n_radial
         degrees = tuple(l for l, c in enumerate(outputs) if c)
         paths = coupling_paths(tuple(l for l, c in enumerate(inputs) if c), lmax, degrees, parity)
         self.coupling = Coupling(paths, inputs, lmax)
-        self.radial = nn.Parameter(torch.empty(n_radial, sum(inputs[p.l1] for p in paths)))
+        self.radial = nn.Parameter(torch.empty(n_radial, self.coupling.n_weights))
         nn.init.xavier_normal_(self.radial)
-        gathered = tuple(sum(inputs[p.l1] for p in paths if p.l3 == l) for l in self.coupling.degrees)
-        self.linear = DegreeLinear(gathered, outputs)
+        self.linear = DegreeLinear(self.coupling.outputs, outputs)
 
-    def messages(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
+    def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
         """Normalised messages ``(N, 2l+1, C_l)`` of the features ``own``."""
-        return [m * near.norm for m in self(join(own), near.basis, near.plan)]
-
-    def forward(self, x: Tensor, basis: Tensor, plan: GraphPlan) -> list[Tensor]:
-        """Messages ``(N, 2l+1, C_l)`` per degree.
-
-        Args:
-            x: ``(N, width)`` flat source features.
-            basis: ``(N, D, (lmax+1)^2 n_radial)`` harmonics times radial functions, zero in empty slots.
-            plan: the graph.
-        """
-        moments = neighbour_moments(basis, x, plan).unflatten(1, (self.n_harmonics, self.n_radial))
-        return [block @ matrix for block, matrix in zip(self.coupling(moments), self.merged(), strict=True)]
-
-    def merged(self) -> list[Tensor]:
-        """Radial weights times linear map, one matrix ``(sum over paths of R C_l1, C_l3)`` per degree l3."""
-        rows: dict[int, list[Tensor]] = {l: [] for l in self.coupling.degrees}
-        offset, used = 0, dict.fromkeys(self.coupling.degrees, 0)
-        for path in self.coupling.paths:
-            c, l = self.inputs[path.l1], path.l3
-            linear = self.linear.weights[self.coupling.degrees.index(l)]
-            part = linear[used[l] : used[l] + c] * (1.0 / sqrt(linear.shape[0]))
-            rows[l].append((self.radial[:, offset : offset + c, None] * part).flatten(0, 1))
-            offset, used[l] = offset + c, used[l] + c
-        return [torch.cat(rows[l]) for l in self.coupling.degrees]
+        messages = message(join(own), near.edges, self.radial * near.norm, near.plan, self.coupling)
+        blocks: list[Tensor] = self.linear(self.coupling.split(messages))
+        return blocks
 
 
 class SpeciesConvolution(Convolution):
     """The first layer's convolution: every source has the scalar features of its species.
 
-    The sum over neighbours is taken per species and radial function, before channels exist: S instead of C numbers
-    per neighbour, for the same result.
+    The sum over neighbours is taken per species and radial function, before channels exist: R instead of C numbers
+    per neighbour and harmonic, for the same result.
     """
 
-    def messages(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
+    def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
         """Normalised messages ``(N, 2l+1, C_l)``."""
         n_species, c = near.table.shape
         if n_species > c:
-            return super().messages(own, near)
-        one_hot = nn.functional.one_hot(near.species, n_species).to(near.basis.dtype)
-        density = neighbour_moments(near.basis, one_hot, near.plan)
-        density = density.unflatten(1, (self.n_harmonics, self.n_radial)).flatten(2)
+            return super().forward(own, near)
+        n = self.coupling.n_harmonics
+        density = species_density(near.edges, near.species, n_species, n, near.plan)
         blocks = density.split([2 * path.l2 + 1 for path in self.coupling.paths], dim=1)
-        matrices = [
-            torch.einsum("rcd,sc->rsd", m.unflatten(0, (self.n_radial, c)), near.table) for m in self.merged()
+        radial = (self.radial * near.norm).split(c, dim=1)
+        return [
+            b @ torch.einsum("sc,rc,cd->srd", near.table, g, w * (1.0 / sqrt(c))).flatten(0, 1)
+            for b, g, w in zip(blocks, radial, self.linear.weights, strict=True)
         ]
-        return [b @ (m.flatten(0, 1) * near.norm) for b, m in zip(blocks, matrices, strict=True)]
 
 
 class GridMixer(nn.Module):
@@ -222,11 +199,8 @@ class ProductMixer(nn.Module):
     def forward(self, blocks: list[Tensor]) -> list[Tensor]:
         """Map blocks ``(N, 2l+1, C_l)`` of all degrees up to lmax."""
         ups = self.up(blocks)
-        u, v, w = torch.cat(ups, dim=1).chunk(3, dim=-1)
-        # Higher degrees of u v cannot reach the wanted ones through w, whose degrees end at lmax.
-        uv = gaunt_product(u, v, self.lmax + self.lmax_out)
-        uvw = gaunt_product(uv, w, self.lmax_out)
-        y = torch.cat([uv[:, : uvw.shape[1]], uvw], dim=-1) * self.gate(blocks[0][:, 0]).unsqueeze(1)
+        products = field_products(torch.cat(ups, dim=1), self.lmax_out)
+        y = products * self.gate(blocks[0][:, 0]).unsqueeze(1)
         mixed = y.split([2 * l + 1 for l in range(self.lmax_out + 1)], dim=1)
         linear = [blocks[0], *(f[..., : self.channels] for f in ups[1 : self.lmax_out + 1])]
         return self.down([torch.cat(pair, dim=-1) for pair in zip(mixed, linear, strict=True)])

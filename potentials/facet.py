@@ -14,7 +14,6 @@ from ..datasets.errors import UserError
 from ..datasets.statistics import Statistics
 from ..kernels.harmonics import spherical_harmonics
 from ..kernels.message import GraphPlan
-from ..kernels.outer import outer
 from ..kernels.radial import bessel_frequencies, exp_envelope, sinc_basis
 from ..kernels.sphere import SphereGrid, gauss_legendre_grid, soft_grid
 from .base import Potential
@@ -119,7 +118,7 @@ class FacetLayer(nn.Module):
 
     def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
         """Node features after the layer, blocks ``(N, 2l+1, C_l)``."""
-        messages = self.convolution.messages(own, near)
+        messages = self.convolution(own, near)
         residual = self.residual(own)
         x = [m + r for m, r in zip(messages, residual, strict=False)] + messages[len(residual) :]
         x = self.mixer(x) if self.mixer is not None else [self._scalars(x[0])]
@@ -206,11 +205,11 @@ class Facet(Potential):
         """Interaction energy of each atom ``(N,)`` eV."""
         # The list was built for `cutoff`; a trained radius beyond it would cut edges off abruptly.
         radius = self.r_max.clamp(max=self.cutoff)
-        basis = self._basis(vectors, plan, radius)
+        edges = self._edges(vectors, radius)
         norm = (self.mean_neighbors * (radius / self.config.cutoff) ** 3) ** -self.config.radial_power
         own = [self.embedding[species].unsqueeze(1)]
         for layer in self.layers:
-            own = layer(own, Neighbourhood(species, self.embedding, basis, plan, norm))
+            own = layer(own, Neighbourhood(species, self.embedding, edges, plan, norm))
         output = (
             self.head(own[0][:, 0])[:, 0]
             * _positive(self.species_scale)[species]
@@ -218,15 +217,11 @@ class Facet(Potential):
         )
         return (output + self.species_shift[species] + self.global_shift) * self.scale
 
-    def _basis(self, vectors: Tensor, plan: GraphPlan, radius: Tensor) -> Tensor:
-        """Harmonics times radial functions ``(N, D, (lmax+1)^2 n_radial)``, zero in empty slots."""
-        far = vectors.new_tensor([0.0, 2 * self.cutoff, 0.0])
-        padded = torch.where(plan.mask[..., None], vectors[plan.slots], far)
-        r = padded.square().sum(-1).sqrt()
-        radial = sinc_basis(r, self.frequencies, radius) * exp_envelope(r, radius)[..., None]
-        harmonics = spherical_harmonics(padded, self.config.lmax)
-        basis = outer(harmonics.flatten(0, 1), radial.flatten(0, 1))
-        return basis.view(*plan.slots.shape, basis.shape[1] * basis.shape[2])
+    def _edges(self, vectors: Tensor, radius: Tensor) -> Tensor:
+        """Harmonics and radial functions of every edge ``(E, (lmax+1)^2 + n_radial)``."""
+        r = vectors.square().sum(-1).sqrt()
+        radial = sinc_basis(r, self.frequencies, radius) * exp_envelope(r, radius)[:, None]
+        return torch.cat([spherical_harmonics(vectors, self.config.lmax), radial], dim=1)
 
 
 def _positive(x: Tensor) -> Tensor:

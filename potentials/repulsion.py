@@ -53,13 +53,13 @@ class ZBL(Float64Module):
         return torch.zeros(plan.n_nodes, dtype=pair.dtype, device=pair.device).index_add(0, plan.target, pair)
 
     def quiet(self, species: Tensor, distances: Tensor, plan: GraphPlan) -> Tensor:
-        """Factor ``(N, D)`` of the learned part of every edge: 1 above half the sum of radii, 0 below a quarter.
+        """Factor ``(E,)`` of the learned part of every edge: 1 above half the sum of radii, 0 below a quarter.
 
         Args:
             species: ``(N,)`` index into the elements.
-            distances: ``(N, D)`` Å, padded as the plan's slots.
+            distances: ``(E,)`` Å.
             plan: the graph.
         """
         radii = self.radius.to(distances.dtype)[species]
-        total = radii[:, None] + radii[plan.source[plan.slots]] if plan.source.numel() else radii[:, None]
+        total = radii[plan.target] + radii[plan.source]
         return smooth_step(distances, 0.25 * total, 0.5 * total)

@@ -13,7 +13,6 @@ from ..datasets.errors import UserError
 from ..datasets.statistics import Statistics
 from ..kernels.harmonics import spherical_harmonics
 from ..kernels.message import GraphPlan
-from ..kernels.outer import outer
 from ..kernels.radial import bessel_frequencies, polynomial_envelope, sinc_basis
 from ..kernels.sphere import gauss_legendre_grid
 from .base import Potential
@@ -99,7 +98,7 @@ class Layer(nn.Module):
 
     def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
         """Mix messages with the node's own features; blocks ``(N, 2l+1, C_l)``."""
-        messages = self.convolution.messages(own, near)
+        messages = self.convolution(own, near)
         own = self.self_term(own)
         blocks = [m + o for m, o in zip(messages, own, strict=False)] + messages[len(own) :]
         mixed: list[Tensor] = self.mixer(blocks)
@@ -182,28 +181,24 @@ class Tesseral(Potential):
         # One extra node per species, without neighbours: its energy is subtracted from every atom of that species.
         everyone = torch.cat([species, torch.arange(n_species, device=species.device)])
         extended = plan.with_isolated_nodes(n_species)
-        basis = self._basis(everyone, vectors, extended)
+        edges = self._edges(everyone, vectors, extended)
         own = [self.embedding[everyone].unsqueeze(1)]
         energies = torch.zeros_like(own[0][:, 0, 0])
         for layer, readout in zip(self.layers, self.readouts, strict=True):
-            own = layer(own, Neighbourhood(everyone, self.embedding, basis, extended, self.message_norm))
+            own = layer(own, Neighbourhood(everyone, self.embedding, edges, extended, self.message_norm))
             energies = energies + readout(own[0][:, 0])[:, 0]
         interaction = (energies[:n_atoms] - energies[n_atoms:][species]) * self.scale
         # The difference is 0 up to rounding for an atom without neighbours; make it exact.
-        interaction = torch.where(plan.mask.any(dim=1), interaction, 0.0)
+        interaction = torch.where(plan.has_neighbours, interaction, 0.0)
         if self.repulsion is not None:
             interaction = interaction + self.repulsion(species, vectors.square().sum(-1).sqrt(), plan)
         return interaction
 
-    def _basis(self, species: Tensor, vectors: Tensor, plan: GraphPlan) -> Tensor:
-        """Harmonics times radial functions ``(N, D, (lmax+1)^2 n_radial)``, zero in empty slots."""
-        far = vectors.new_tensor([0.0, self.cutoff, 0.0])
-        padded = torch.where(plan.mask[..., None], vectors[plan.slots], far)
-        r = padded.square().sum(-1).sqrt()
+    def _edges(self, species: Tensor, vectors: Tensor, plan: GraphPlan) -> Tensor:
+        """Harmonics and radial functions of every edge ``(E, (lmax+1)^2 + n_radial)``."""
+        r = vectors.square().sum(-1).sqrt()
         envelope = polynomial_envelope(r, self.cutoff)
         if self.repulsion is not None:
             envelope = envelope * self.repulsion.quiet(species, r, plan)
-        radial = sinc_basis(r, self.frequencies, self.cutoff) * envelope[..., None]
-        harmonics = spherical_harmonics(padded, self.config.lmax)
-        basis = outer(harmonics.flatten(0, 1), radial.flatten(0, 1))
-        return basis.view(*plan.slots.shape, basis.shape[1] * basis.shape[2])
+        radial = sinc_basis(r, self.frequencies, self.cutoff) * envelope[:, None]
+        return torch.cat([spherical_harmonics(vectors, self.config.lmax), radial], dim=1)

@@ -123,7 +123,7 @@ class Trainee:
         weights = torch.tensor(self.task.weights(now), dtype=losses.totals.dtype, device=losses.totals.device)
         loss = (weights * losses.totals / counts).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(inputs=[p for p in self.parameters if p.requires_grad])
         distributed.sum_gradients(self.parameters)
         if self.optimizer_options.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.optimizer_options.clip)
