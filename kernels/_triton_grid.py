@@ -6,6 +6,7 @@ Matrix products of float32 run as three TF32 products on tensor cores ("tf32x3")
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ._triton import launch, power_of_two
+from .backends import self_check
+from .grid_ops import fits, reference
 
 PROGRAMS = 4 * 132  # of a node range: several for every multiprocessor of the largest GPUs
 POINTS = 32  # of a tile
@@ -132,6 +135,64 @@ def forward(x: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Ten
         parameters: ``(C/heads, H)``, ``(H, C/heads)``, and both biases or none.
         heads: channel groups that share the parameters.
     """
+    if x.is_cuda:
+        verify(x.shape[1], analysis.shape, parameters[0].shape, heads, len(parameters) == 4, x.device)
+    return _forward(x, synthesis, analysis, parameters, heads)
+
+
+def gradient(
+    x: Tensor, cotangent: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Tensor], heads: int
+) -> list[Tensor]:
+    """Gradients with respect to x and the parameters; arguments as of `forward`."""
+    if x.is_cuda:
+        verify(x.shape[1], analysis.shape, parameters[0].shape, heads, len(parameters) == 4, x.device)
+    return _gradient(x, cotangent, synthesis, analysis, parameters, heads)
+
+
+@cache
+def verify(
+    n_in: int, analysis: torch.Size, weights: torch.Size, heads: int, biased: bool, device: torch.device
+) -> None:
+    """Compare both kernels with the reference and its finite differences, once.
+
+    Raises:
+        RuntimeError: they disagree.
+    """
+    generator, (per_head, hidden) = torch.Generator().manual_seed(0), weights
+    shapes = [
+        (3, n_in, heads * per_head),
+        (analysis[1], n_in),
+        analysis,
+        (per_head, hidden),
+        (hidden, per_head),
+    ]
+    shapes += [(hidden,), (per_head,)] if biased else []
+    # Sums of n terms of size 1/sqrt(n) keep the network where it bends.
+    exact = [torch.randn(s, generator=generator, dtype=torch.float64) / s[-1] ** 0.5 for s in shapes]
+    x, s, a, *p = (t.to(device, torch.float32) for t in exact)
+    plain = reference(exact[0], exact[1], exact[2], exact[3:], heads)
+    self_check("grid_mlp", "triton", _forward(x, s, a, p, heads).double().cpu(), plain, 1e-4)
+    if not fits(weights, gradient=True):
+        return
+    moved = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (exact[0], *exact[3:])]
+    g, step = torch.randn(plain.shape, generator=generator, dtype=torch.float64), 1e-5
+
+    def ahead(k: int) -> Tensor:
+        x, *p = (t + k * step * m for t, m in zip((exact[0], *exact[3:]), moved, strict=True))
+        return (reference(x, exact[1], exact[2], p, heads) * g).sum().reshape(1)
+
+    found = _gradient(x, g.to(device, torch.float32), s, a, p, heads)
+    terms = [(f.double().cpu() * m).sum() for f, m in zip(found, moved, strict=True)]
+    self_check(
+        "grid_mlp (gradient)",
+        "triton",
+        torch.stack(terms).sum().reshape(1),
+        (ahead(1) - ahead(-1)) / (2 * step),
+        1e-3,
+    )
+
+
+def _forward(x: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Tensor], heads: int) -> Tensor:
     out = x.new_empty(x.shape[0], analysis.shape[0], x.shape[2])
     nodes = min(x.shape[0], PROGRAMS)
     matrices = [*parameters, *parameters[: 4 - len(parameters)]]
@@ -140,10 +201,9 @@ def forward(x: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Ten
     return out
 
 
-def gradient(
+def _gradient(
     x: Tensor, cotangent: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Tensor], heads: int
 ) -> list[Tensor]:
-    """Gradients with respect to x and the parameters; arguments as of `forward`."""
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     nodes = min(x.shape[0], PROGRAMS)
     parts = [p.new_empty(nodes * heads, *p.shape) for p in parameters]

@@ -399,7 +399,7 @@ class _Source:
         names = [f"s{k}" if f"s{k}" in started else "zero" for k in range(width)]
         inner.append(f"sums = tl.sum(tl.reshape({_joined(names)}, [BLOCK, {width}]), axis=0)")
         inner.append(
-            f"tl.store(out + part * out_size + e * {columns} + column, sums, mask=column < {columns})"
+            f"tl.store(out + part.to(tl.int64) * out_size + e * {columns} + column, sums, mask=column < {columns})"
         )
         lines = ["start = tl.load(ptr + i)", "end = tl.load(ptr + i + 1)", f"column = tl.arange(0, {width})"]
         lines += [*self.read_weights(job.terms), *self.read_z(job.terms, "z", "i")]

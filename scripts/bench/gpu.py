@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 TOLERANCES = {torch.float64: (1e-12, 1e-10, 1e-10), torch.float32: (1e-5, 3e-5, 1e-4)}  # value, first, second
-R = 8  # radial functions
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,16 @@ class Sizes:
     degrees: tuple[int, ...] = (2, 3)
     channels: tuple[int, ...] = (64, 128)
     checked: tuple[tuple[int, ...], ...] = ((5, 3), (40, 100, 8), (33, 16, 8, 4))
+    parities: tuple[str, ...] = ("o3", "so3")
     harmonics: tuple[int, ...] = (1, 3, 6)
     products: tuple[int, ...] = (1, 2, 3, 4)
     fields: int = 10_000
     grid: tuple[int, int] = (10, 20)
+    radial: int = 8
     repeats: int = 20
 
 
-REHEARSAL = Sizes(2, 1, 3, (1,), (2,), ((2, 1),), (1,), (1,), 2, (2, 4), 1)
+REHEARSAL = Sizes(2, 1, 3, (1,), (2,), ((2, 1),), ("so3",), (1,), (1,), 2, (2, 4), 1, 1)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,12 +132,12 @@ def cases(device: str, sizes: Sizes) -> Iterator[Case]:
         yield f"gaunt product L={lmax}", "gaunt_product", lambda x, y, l=lmax: gaunt_product(x, y, l), fields
     graphs = {"ragged": [4, 0, 3, 1], "many neighbours": [sizes.many, 2], "no edges": [0, 0]}
     for channels in sizes.checked:
-        for parity in ("o3", "so3"):
+        for parity in sizes.parities:
             for graph, degrees in graphs.items():
                 if graph != "ragged" and channels != sizes.checked[0]:
                     continue
                 plan, coupling = random_graph(degrees, device), coupled(channels, parity)
-                arguments = message_arguments(plan, coupling, device)
+                arguments = message_arguments(plan, coupling, sizes, device)
                 yield (
                     f"message {channels} {parity} {graph}",
                     "message",
@@ -185,7 +186,7 @@ def repeats_bitwise(device: str, sizes: Sizes) -> Iterator[dict[str, Any]]:
     from ...kernels.message import message
 
     plan, coupling = random_graph([sizes.neighbours] * 5, device), coupled(sizes.checked[0], "o3")
-    arguments = [a.float() for a in message_arguments(plan, coupling, device)]
+    arguments = [a.float() for a in message_arguments(plan, coupling, sizes, device)]
     one, two = (derivatives(lambda x, q, w: message(x, q, w, plan, coupling), arguments) for _ in range(2))
     same = all(torch.equal(a, b) for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True))
     print(f"messages repeat bitwise: {same}", flush=True)
@@ -241,7 +242,7 @@ def message_workloads(device: str, sizes: Sizes, lmax: int, channels: int) -> It
         random_graph([sizes.neighbours] * sizes.nodes, device),
         coupled((channels,) * (lmax + 1), "o3"),
     )
-    x, q, w = (a.float() for a in message_arguments(plan, coupling, device))
+    x, q, w = (a.float() for a in message_arguments(plan, coupling, sizes, device))
     z, dq = normal(device, sizes.nodes, coupling.z_width).float(), torch.randn_like(q)
     n_edges, functions = q.shape[0], 4 * q.shape[1]
     gather_x, gather_z = n_edges * 4 * coupling.x_width, n_edges * 4 * coupling.z_width
@@ -405,11 +406,11 @@ def coupled(channels: tuple[int, ...], parity: str) -> Any:
     return Coupling(coupling_paths(degrees, len(channels) - 1, degrees, parity), channels, len(channels) - 1)
 
 
-def message_arguments(plan: Any, coupling: Any, device: str) -> list[Tensor]:
+def message_arguments(plan: Any, coupling: Any, sizes: Sizes, device: str) -> list[Tensor]:
     """Random features, edge functions and weights, float64."""
     x = normal(device, plan.n_nodes, coupling.x_width)
-    q = normal(device, len(plan.source), coupling.n_harmonics + R, seed=1)
-    return [x, q, normal(device, R, coupling.n_weights, seed=2)]
+    q = normal(device, len(plan.source), coupling.n_harmonics + sizes.radial, seed=1)
+    return [x, q, normal(device, sizes.radial, coupling.n_weights, seed=2)]
 
 
 if __name__ == "__main__":

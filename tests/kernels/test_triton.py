@@ -178,7 +178,7 @@ def test_float64_networks_on_the_grid_run_on_torch():
 
 def test_self_checks_pass_and_catch(monkeypatch):
     """What runs on a GPU's first use; a kernel that is wrong by one part in a thousand is refused."""
-    from tesseral.kernels import _triton_harmonics, _triton_message
+    from tesseral.kernels import _triton_grid, _triton_harmonics, _triton_message
 
     *_, coupling = inputs((1,), (3, 2), 1, "so3")
     device = torch.device(DEVICE)
@@ -189,6 +189,7 @@ def test_self_checks_pass_and_catch(monkeypatch):
                 kind, coupling.key, 2, torch.float64, transposed, tangent, device
             )
     _triton_harmonics.verify.__wrapped__(3, torch.float32, device)
+    _triton_grid.verify.__wrapped__(4, torch.Size((4, 10)), torch.Size((3, 5)), 2, True, device)
 
     plain = _triton_message.nonzero
     monkeypatch.setattr(
