@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from math import sqrt
+from math import isqrt, sqrt
 from typing import Any
 
 import torch
@@ -70,15 +70,13 @@ def pair_product(x: Tensor, y: Tensor, weights: Tensor, paths: Sequence[Path], l
 
 def reference(x: Tensor, y: Tensor, weights: Tensor, paths: Sequence[Path], lmax: int) -> Tensor:
     """`pair_product` in plain torch, path by path."""
-    blocks: list[Tensor | None] = [None] * (lmax + 1)
-    for k, p in enumerate(paths):
-        a, b = x[:, p.l1**2 : (p.l1 + 1) ** 2], y[:, p.l2**2 : (p.l2 + 1) ** 2]
-        products = (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1, 2)
-        coupled = _table(p).to(x) @ products * weights[:, k : k + 1]
-        before = blocks[p.l3]
-        blocks[p.l3] = coupled if before is None else before + coupled
-    empty = [x.new_zeros(x.shape[0], 2 * l + 1, x.shape[2]) for l in range(lmax + 1)]
-    return torch.cat([e if b is None else b for b, e in zip(blocks, empty, strict=True)], dim=1)
+    # Splits, not slices: their backward is one concatenation instead of a sum of zero-padded tensors.
+    xs, ys = (t.split(list(range(1, 2 * isqrt(t.shape[1]), 2)), dim=1) for t in (x, y))
+    blocks = [[x.new_zeros(x.shape[0], 2 * l + 1, x.shape[2])] for l in range(lmax + 1)]
+    for p, weight in zip(paths, weights.split(1, dim=1), strict=False):
+        products = (xs[p.l1].unsqueeze(2) * ys[p.l2].unsqueeze(1)).flatten(1, 2)
+        blocks[p.l3].append(_table(p).to(x) @ products * weight)
+    return torch.cat([sum(parts[1:], parts[0]) for parts in blocks], dim=1)
 
 
 @cache

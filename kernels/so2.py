@@ -66,21 +66,22 @@ def so2_convolution(
 
 
 def _couple_in_frame(x: Tensor, weights: Tensor, paths: Sequence[Path], lmax: int) -> Tensor:
-    """Paths one by one between features in edge frames: ``(E, (L1+1)^2, C)`` to ``(E, (lmax+1)^2, C)``."""
-    blocks: list[Tensor | None] = [None] * (lmax + 1)
+    """Sum of the paths between features in edge frames: ``(E, (L1+1)^2, C)`` to ``(E, (lmax+1)^2, C)``."""
+    groups: dict[tuple[int, int, int], list[int]] = {}
     for k, p in enumerate(paths):
-        low = min(p.l1, p.l3)
-        middle = p.l1 * p.l1 + p.l1
-        part = x[:, middle - low : middle + low + 1]
-        if (p.l1 + p.l2 + p.l3) % 2:
-            part = part.flip(1)
-        part = part * frame_coefficients(p).to(x)[:, None] * weights[:, k : k + 1]
-        if p.l3 > low:
-            part = torch.nn.functional.pad(part, (0, 0, p.l3 - low, p.l3 - low))
-        before = blocks[p.l3]
-        blocks[p.l3] = part if before is None else before + part
-    empty = [x.new_zeros(x.shape[0], 2 * l + 1, x.shape[2]) for l in range(lmax + 1)]
-    return torch.cat([e if b is None else b for b, e in zip(blocks, empty, strict=True)], dim=1)
+        groups.setdefault((p.l1, p.l3, (p.l1 + p.l2 + p.l3) % 2), []).append(k)
+    # Splits, not slices: their backward is one concatenation instead of a sum of zero-padded tensors.
+    order = [k for ks in groups.values() for k in ks]
+    by_group = weights[:, order].split([len(ks) for ks in groups.values()], dim=1)
+    features = x.split(list(range(1, 2 * int(sqrt(x.shape[1])), 2)), dim=1)
+    blocks = [[x.new_zeros(x.shape[0], 2 * l + 1, x.shape[2])] for l in range(lmax + 1)]
+    for ((l1, l3, odd), ks), w in zip(groups.items(), by_group, strict=True):
+        low = min(l1, l3)
+        part = features[l1][:, l1 - low : l1 + low + 1]
+        table = torch.stack([frame_coefficients(paths[k]) for k in ks], dim=1)
+        part = (part.flip(1) if odd else part) * (table.to(x) @ w)
+        blocks[l3].append(torch.nn.functional.pad(part, (0, 0, l3 - low, l3 - low)) if l3 > low else part)
+    return torch.cat([sum(parts[1:], parts[0]) for parts in blocks], dim=1)
 
 
 @cache
