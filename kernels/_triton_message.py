@@ -8,8 +8,9 @@ Bytes per edge and channel, float32, x not in cache, K = (L+1)^2, Z = sum over p
 - `message`: 4 K read; sums of a row are written once, 4 Z. Adding with atomics instead would read and write 4 Z for
   every edge. Evaluating harmonics and radial functions here from the edge vector would save 4 (K + R - 3) bytes per
   edge (not per channel: 2 % of the 4 K C at L = 3, C = 64) and repeat their arithmetic for every job: they are read.
-- transposed: 4 Z read. Adding onto sources with atomics from rows of targets would move 12 K instead, a third at
-  L = 3 (Z = 99), but in an order that changes from run to run; the gradient of a force would not repeat bitwise.
+- transposed: 4 Z read. Rows of targets that add onto sources with atomics would move 8 K instead, a third at L = 3
+  (Z = 99) and half at L = 2 (Z = 35). Not done: sums in an order that changes from run to run make forces that do not
+  repeat bitwise, and whether atomics run at the speed of those bytes needs a GPU to be known.
 - `edge`: 4 K read, 4 (K + R) written per edge and job; `weight`: 4 K read.
 """
 
