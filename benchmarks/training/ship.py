@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("name", help="name of the model, e.g. tesseral-solids")
     parser.add_argument("--card", required=True, help="recipe and card: 3bpa, solids or organic")
     parser.add_argument("--split", default=".", help="folder of the parts kept aside")
+    parser.add_argument("--before", type=Path, help="run of the first stage, where a second one continued it")
     parser.add_argument(
         "--ship", action="store_true", help="also write potentials/weights/NAME.safetensors and .md"
     )
@@ -47,7 +48,9 @@ def main() -> None:
         tests[name] = {key: report[key] for key in ("energy_per_atom", "forces", "stress") if key in report}
         tests[name]["n_frames"] = report["n_frames"]
         print(name, json.dumps(tests[name]))
-    training = training_facts(args.run)
+    training: dict[str, Any] = training_facts(args.run)
+    if args.before:
+        training["first_stage"] = training_facts(args.before)
     record = {
         "model": args.name,
         "recipe": f"benchmarks/training/{args.card}.yaml",
