@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from ._generated import module
 
 compiled: Any = numba.njit(fastmath=True, cache=True)
 _config: Any = numba.config
@@ -30,7 +27,7 @@ RowKernel = Callable[[int, int, list[Tensor]], None]
 
 
 def compile_contraction(terms: Terms, n_out: int) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """A function that writes ``sum_t value_t x[:, i_t] y[:, j_t]`` to ``z[:, k_t]``; contiguous CPU tensors ``(N, K, C)``.
+    """A function that writes ``sum_t value_t x[:, i_t] y[:, j_t]`` to ``z[:, k_t]``, contiguous on the CPU, ``(N, K, C)``.
 
     Straight-line code for every channel, ordered as ``z_k = sum_i x_i (sum_j value y_j)``: what is loaded stays in
     registers, and the compiler vectorises over channels.
@@ -92,11 +89,11 @@ def compile_rows(
             "        for i in range(part * n_rows // n_parts, (part + 1) * n_rows // n_parts):",
             *(f"            {line}" for line in body),
         ]
-    module = _module("\n".join(lines))
+    loaded = module("\n".join(lines))
     tables = {dtype: np.array(coefficients or [0.0], dtype=dtype) for dtype in (np.float32, np.float64)}
 
     def run(n_rows: int, n_parts: int, tensors: list[Tensor]) -> None:
-        kernel = module.many if share_threads() > 1 else module.one
+        kernel = loaded.many if share_threads() > 1 else loaded.one
         arrays = [t.detach().contiguous().numpy() for t in tensors]
         kernel(*arrays, tables[arrays[0].dtype.type], n_rows, n_parts)
 
@@ -109,25 +106,6 @@ def share_threads() -> int:
     if threads > 1:
         numba.set_num_threads(threads)
     return threads
-
-
-def _module(source: str) -> Any:
-    """Import generated source from the user's cache folder, where numba also keeps the machine code."""
-    root = Path(os.environ.get("TESSERAL_CACHE") or Path.home() / ".cache" / "tesseral") / "kernels"
-    root.mkdir(parents=True, exist_ok=True)
-    name = "kernel_" + hashlib.sha256(source.encode()).hexdigest()[:16]
-    path = root / f"{name}.py"
-    if not path.exists() or path.read_text(encoding="utf-8") != source:
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(source, encoding="utf-8")
-        os.replace(temporary, path)
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot import the generated kernel {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # numba finds its stored machine code by the module's name
-    spec.loader.exec_module(module)
-    return module
 
 
 @compiled

@@ -1,9 +1,10 @@
 """`python -m tesseral.scripts.bench.gpu`: every kernel on the GPU, first right, then how far from the roofline.
 
-Needs torch, numpy, triton and cupy only; a source tree that is not installed is found through a folder with a link to
-it: ``mkdir py; ln -s "$PWD" py/tesseral; PYTHONPATH=py python -m tesseral.scripts.bench.gpu -o gpu.json``. Compares values, gradients and second derivatives of every operation with
-the reference in float64, then times the kernels against the bytes that they must move at the bandwidth of a plain
-copy, measured in the same run.
+Needs torch, numpy, triton and cupy only. A source tree that is not installed is found through a folder with a link to
+it: ``mkdir py; ln -s "$PWD" py/tesseral; PYTHONPATH=py python -m tesseral.scripts.bench.gpu -o gpu.json``.
+
+Compares values, gradients and second derivatives of every operation with the reference in float64, then times the
+kernels against the bytes that they must move at the bandwidth of a plain copy, measured in the same run.
 """
 
 from __future__ import annotations
