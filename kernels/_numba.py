@@ -27,7 +27,7 @@ RowKernel = Callable[[int, int, list[Tensor]], None]
 
 
 def compile_contraction(terms: Terms, n_out: int) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """A function that writes ``sum_t value_t x[:, i_t] y[:, j_t]`` to ``z[:, k_t]``, contiguous on the CPU, ``(N, K, C)``.
+    """A function that writes ``sum_t value_t x[:, i_t] y[:, j_t]`` to ``z[:, k_t]``; CPU tensors, contiguous.
 
     Straight-line code for every channel, ordered as ``z_k = sum_i x_i (sum_j value y_j)``: what is loaded stays in
     registers, and the compiler vectorises over channels.
