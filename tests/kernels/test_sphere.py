@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tesseral.kernels import recompute
 from tesseral.kernels.rotations import wigner_d
 from tesseral.kernels.sphere import (
     degree_slices,
@@ -121,3 +122,66 @@ def test_even_angles_make_the_grid_closed_under_inversion():
         points = gauss_legendre_grid(1, 10, n_alpha).points
         distances = torch.cdist(-points, points).min(dim=1).values
         assert bool((distances < 1e-7).all()) is closed
+
+
+def mlp_case(nodes: int = 5) -> tuple:
+    generator = torch.Generator().manual_seed(7)
+    shapes = ((nodes, 9, 4), (2, 3), (3, 2), (3,), (2,))
+    return tuple(torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes)
+
+
+def small_mlp(x, inner, outer, first, second):
+    return grid_mlp(x, grid_for_degree(2, 6), (inner, outer), biases=(first, second), heads=2, lmax=1)
+
+
+@pytest.mark.parametrize("slice_bytes", [1, 20_000, 1 << 30], ids=["one node", "some nodes", "all nodes"])
+def test_derivatives_of_the_network_in_slices(slice_bytes, monkeypatch):
+    monkeypatch.setattr(recompute, "SLICE_BYTES", slice_bytes)
+    assert torch.autograd.gradcheck(small_mlp, mlp_case())
+    assert torch.autograd.gradgradcheck(small_mlp, mlp_case(2))
+
+
+def test_third_derivative_of_the_network_in_slices(monkeypatch):
+    def third(x, *parameters):
+        y = small_mlp(x, *parameters).square().sum()
+        first = torch.autograd.grad(y, x, create_graph=True)[0]
+        second = torch.autograd.grad(first.pow(3).sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(second.square().sum(), (x, *parameters))
+
+    case = mlp_case()
+    whole = third(*case)
+    monkeypatch.setattr(recompute, "SLICE_BYTES", 1)
+    for a, b in zip(third(*case), whole, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
+
+
+def test_the_grid_of_all_nodes_is_never_in_memory(monkeypatch):
+    """No tensor of the whole computation, double backward included, is larger than a few slices or the input."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                self.size = max(self.size, out.numel())
+            return out
+
+    monkeypatch.setattr(recompute, "SLICE_BYTES", 100_000)
+    x, *parameters = mlp_case(nodes=400)
+    with Largest() as largest:
+        (first,) = torch.autograd.grad(small_mlp(x, *parameters).square().sum(), x, create_graph=True)
+        torch.autograd.grad(first.square().sum(), (x, *parameters))
+    whole_grid = 400 * grid_for_degree(2, 6).points.shape[0] * 4
+    assert largest.size < whole_grid / 2
+
+
+def test_network_of_no_nodes_and_wrong_weights():
+    x, *parameters = mlp_case(nodes=0)
+    out = small_mlp(x, *parameters)
+    assert out.shape == (0, 4, 4)
+    (gradient,) = torch.autograd.grad(out.sum(), parameters[0])
+    assert not gradient.any()
+    with pytest.raises(ValueError, match="do not fit: weights are"):
+        grid_mlp(x, grid_for_degree(2, 6), (parameters[1], parameters[0]), heads=2)
