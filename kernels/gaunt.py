@@ -20,6 +20,7 @@ from torch import Tensor
 from .backends import choose, self_check
 from .conventions import gaunt, surface_bracket_table
 from .harmonics import reference_harmonics
+from .library import below_autograd, define, recording, with_gradients
 from .recompute import SLICE_BYTES, in_slices
 from .sphere import SphereGrid, from_grid, grid_for_degree, to_grid
 
@@ -166,7 +167,7 @@ def gaunt_power(x: Tensor, weights: Sequence[Tensor], lmax: int) -> Tensor:
 def _dispatch(x: Tensor, y: Tensor, lmax: int, paths: str) -> Tensor:
     _checked_degrees((x, y), lmax)
     if choose(x, "gaunt_product") != "reference":
-        result: Tensor = _SparseProduct.apply(x, y, lmax, paths)
+        result: Tensor = product_op(x, y, lmax, paths)
         return result
     return _reference(x, y, lmax, paths)
 
@@ -308,24 +309,31 @@ def _grid_contraction(l1: int, l2: int, l3: int, paths: str) -> Callable[[Tensor
     return contract
 
 
-class _SparseProduct(torch.autograd.Function):
-    """The sparse contraction; its backward is made of itself, so every order of derivative exists."""
+def _compute(x: Tensor, y: Tensor, lmax: int, paths: str) -> Tensor:
+    out = x.new_empty(x.shape[0], (lmax + 1) ** 2, x.shape[2])
+    contract = _contraction((_degree(x), _degree(y), lmax), paths, x.dtype, x.device)
+    contract(x.detach().contiguous(), y.detach().contiguous(), out)
+    return out
 
-    @staticmethod
-    def forward(x: Tensor, y: Tensor, lmax: int, paths: str) -> Tensor:
-        out = x.new_empty(x.shape[0], (lmax + 1) ** 2, x.shape[2])
-        contract = _contraction((_degree(x), _degree(y), lmax), paths, x.dtype, x.device)
-        contract(x.detach().contiguous(), y.detach().contiguous(), out)
-        return out
 
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        x, y, _, ctx.paths = inputs
-        ctx.save_for_backward(x, y)
+def _autograd(x: Tensor, y: Tensor, lmax: int, paths: str) -> Tensor:
+    value: Tensor = below_autograd(product_op, x, y, lmax, paths)
+    if not recording(x, y):
+        return value
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
-        x, y = ctx.saved_tensors
-        dx = _SparseProduct.apply(y, gradient, _degree(x), ctx.paths) if ctx.needs_input_grad[0] else None
-        dy = _SparseProduct.apply(gradient, x, _degree(y), ctx.paths) if ctx.needs_input_grad[1] else None
-        return dx, dy, None, None
+    def to_x(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return product_op(y, gradient, _degree(x), paths)  # type: ignore[no-any-return]
+
+    def to_y(gradient: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        return product_op(gradient, x, _degree(y), paths)  # type: ignore[no-any-return]
+
+    result: Tensor = with_gradients(value, (to_x, (x,), (y,)), (to_y, (y,), (x,)))
+    return result
+
+
+product_op = define(
+    "gaunt_product(Tensor x, Tensor y, int lmax, str paths) -> Tensor",
+    fake=lambda x, y, lmax, paths: x.new_empty(x.shape[0], (lmax + 1) ** 2, x.shape[2]),
+    compute=_compute,
+    autograd=_autograd,
+)

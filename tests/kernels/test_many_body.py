@@ -200,6 +200,21 @@ def test_no_nodes_and_bad_arguments():
         gaunt_power(empty, [], 1)
 
 
+@pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
+def test_operator_contract_and_compilation():
+    """Schema and shapes without data as torch checks them; compiled gradients equal eager ones."""
+    x, y = fields(2, 1)
+    torch.library.opcheck(module.product_op, (x, y, 2, "all"), test_utils=("test_schema", "test_faketensor"))
+
+    def energy(x, y):
+        return module.product_op(module.product_op(x, y, 2, "even"), x, 2, "odd").square().sum()
+
+    eager = torch.autograd.grad(energy(x, y), (x, y))
+    compiled = torch.autograd.grad(torch.compile(energy, backend="aot_eager", fullgraph=True)(x, y), (x, y))
+    for a, b in zip(eager, compiled, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
 # --- oracle: the product as a convolution of 2D Fourier coefficients
 
 
