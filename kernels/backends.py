@@ -23,6 +23,7 @@ NAMES = ("reference", "numba", "triton", "cupy")
 # Backends of every operation besides the reference. Gaunt products are hundreds of multiply-adds with literal
 # coefficients on register arrays: CUDA C can write them, Triton cannot.
 OPERATIONS: dict[str, tuple[str, ...]] = {
+    "degree_linear": ("numba",),
     "field_products": ("numba",),
     "gaunt_product": ("numba", "cupy"),
     "grid_mlp": ("triton",),

@@ -13,30 +13,10 @@ from torch import Tensor, nn
 
 from ..kernels.conventions import coupling_paths
 from ..kernels.fields import field_products
+from ..kernels.irreps import Channels, irreps_norm, join, split
+from ..kernels.linear import degree_linear
 from ..kernels.message import Coupling, GraphPlan, message, species_density
 from ..kernels.sphere import SphereGrid, from_grid, to_grid
-
-Channels = tuple[int, ...]
-
-
-def width(channels: Channels) -> int:
-    """Length of the flat feature axis."""
-    return sum((2 * l + 1) * c for l, c in enumerate(channels))
-
-
-def split(x: Tensor, channels: Channels) -> list[Tensor]:
-    """Views ``(N, 2l+1, C_l)`` of flat features, one per degree."""
-    sizes = [(2 * l + 1) * c for l, c in enumerate(channels)]
-    return [
-        b.unflatten(-1, (2 * l + 1, c))
-        for l, (b, c) in enumerate(zip(x.split(sizes, -1), channels, strict=True))
-    ]
-
-
-def join(blocks: list[Tensor]) -> Tensor:
-    """Flat features of blocks ``(N, 2l+1, C_l)``."""
-    return torch.cat([b.flatten(1) for b in blocks], dim=-1)
-
 
 class DegreeLinear(nn.Module):
     """One matrix per degree between channels, no bias; unit-normal weights scaled by 1/sqrt(fan-in) when used.
@@ -49,11 +29,13 @@ class DegreeLinear(nn.Module):
     def __init__(self, inputs: Channels, outputs: Channels):
         super().__init__()
         n = min(len(inputs), len(outputs))
+        self.inputs, self.outputs = inputs, outputs[:n]
         self.weights = nn.ParameterList(nn.Parameter(torch.randn(inputs[l], outputs[l])) for l in range(n))
 
-    def forward(self, blocks: list[Tensor]) -> list[Tensor]:
-        """Map blocks ``(N, 2l+1, C_l)``, ascending degrees."""
-        return [b @ (w * (1.0 / sqrt(w.shape[0]))) for b, w in zip(blocks, self.weights, strict=False)]
+    def forward(self, x: Tensor) -> Tensor:
+        """Map flat features."""
+        weights = torch.cat([(w * (1.0 / sqrt(max(w.shape[0], 1)))).flatten() for w in self.weights])
+        return degree_linear(x, weights, self.inputs, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -108,11 +90,11 @@ class Convolution(nn.Module):
         nn.init.xavier_normal_(self.radial)
         self.linear = DegreeLinear(self.coupling.outputs, outputs)
 
-    def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
-        """Normalised messages ``(N, 2l+1, C_l)`` of the features ``own``."""
-        messages = message(join(own), near.edges, self.radial * near.norm, near.plan, self.coupling)
-        blocks: list[Tensor] = self.linear(self.coupling.split(messages))
-        return blocks
+    def forward(self, own: Tensor, near: Neighbourhood) -> Tensor:
+        """Normalised messages of the flat features ``own``."""
+        messages = message(own, near.edges, self.radial * near.norm, near.plan, self.coupling)
+        mapped: Tensor = self.linear(messages)
+        return mapped
 
 
 class SpeciesConvolution(Convolution):
@@ -122,19 +104,21 @@ class SpeciesConvolution(Convolution):
     per neighbour and harmonic, for the same result.
     """
 
-    def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
-        """Normalised messages ``(N, 2l+1, C_l)``."""
+    def forward(self, own: Tensor, near: Neighbourhood) -> Tensor:
+        """Normalised messages."""
         n_species, c = near.table.shape
         if n_species > c:
             return super().forward(own, near)
         n = self.coupling.n_harmonics
         density = species_density(near.edges, near.species, n_species, n, near.plan)
-        blocks = density.split([2 * path.l2 + 1 for path in self.coupling.paths], dim=1)
+        rows = density.shape[2]
         radial = (self.radial * near.norm).split(c, dim=1)
-        return [
-            b @ torch.einsum("sc,rc,cd->srd", near.table, g, w * (1.0 / sqrt(c))).flatten(0, 1)
-            for b, g, w in zip(blocks, radial, self.linear.weights, strict=True)
+        matrices = [
+            torch.einsum("sc,rc,cd->srd", near.table, g, w * (1.0 / sqrt(c))).flatten()
+            for g, w in zip(radial, self.linear.weights, strict=True)
         ]
+        inputs = (rows,) * len(matrices)
+        return degree_linear(density.flatten(1), torch.cat(matrices), inputs, self.linear.outputs)
 
 
 class GridMixer(nn.Module):
@@ -164,14 +148,14 @@ class GridMixer(nn.Module):
         self.inner = nn.Parameter(torch.randn(per_head, hidden) / sqrt(per_head))
         self.outer = nn.Parameter(torch.randn(hidden, per_head) / sqrt(hidden))
 
-    def forward(self, blocks: list[Tensor]) -> list[Tensor]:
-        """Map blocks ``(N, 2l+1, C_l)`` of all degrees up to the grid's."""
-        values = to_grid(torch.cat(self.up(blocks), dim=1), self.grid).unflatten(-1, (self.heads, -1))
+    def forward(self, x: Tensor) -> Tensor:
+        """Map flat features of all degrees up to the grid's."""
+        fields = self.up(x).unflatten(1, ((self.grid.lmax + 1) ** 2, -1))
+        values = to_grid(fields, self.grid).unflatten(-1, (self.heads, -1))
         values = nn.functional.silu(nn.functional.silu(values @ self.inner) @ self.outer)
         y = from_grid(values.flatten(-2), self.grid, self.lmax_out)
-        mixed = list(y.split([2 * l + 1 for l in range(self.lmax_out + 1)], dim=1))
-        mixed[0] = torch.cat([blocks[0], mixed[0]], dim=-1)
-        return self.down(mixed)
+        mapped: Tensor = self.down(torch.cat([x[:, : self.up.inputs[0]], y.flatten(1)], dim=1))
+        return mapped
 
 
 class ProductMixer(nn.Module):
@@ -196,53 +180,42 @@ class ProductMixer(nn.Module):
         self.gate = nn.Sequential(nn.Linear(inputs[0], hidden), nn.SiLU(), nn.Linear(hidden, 2 * channels))
         self.down = DegreeLinear((inputs[0] + 2 * channels, *(3 * channels,) * self.lmax_out), outputs)
 
-    def forward(self, blocks: list[Tensor]) -> list[Tensor]:
-        """Map blocks ``(N, 2l+1, C_l)`` of all degrees up to lmax."""
-        ups = self.up(blocks)
-        products = field_products(torch.cat(ups, dim=1), self.lmax_out)
-        y = products * self.gate(blocks[0][:, 0]).unsqueeze(1)
-        mixed = y.split([2 * l + 1 for l in range(self.lmax_out + 1)], dim=1)
-        linear = [blocks[0], *(f[..., : self.channels] for f in ups[1 : self.lmax_out + 1])]
-        return self.down([torch.cat(pair, dim=-1) for pair in zip(mixed, linear, strict=True)])
+    def forward(self, x: Tensor) -> Tensor:
+        """Map flat features of all degrees up to lmax."""
+        scalars = x[:, : self.up.inputs[0]]
+        fields = self.up(x).unflatten(1, ((self.lmax + 1) ** 2, -1))
+        y = field_products(fields, self.lmax_out) * self.gate(scalars).unsqueeze(1)
+        mixed = torch.cat([y[:, 0], scalars], dim=-1)
+        if self.lmax_out:
+            first = fields[:, 1 : y.shape[1], : self.channels]
+            mixed = torch.cat([mixed, torch.cat([y[:, 1:], first], dim=-1).flatten(1)], dim=-1)
+        mapped: Tensor = self.down(mixed)
+        return mapped
 
 
 class LayerNorm(nn.Module):
-    """Equivariant layer norm with a learned scale per channel that starts at 0.
-
-    Scalars: subtract the mean over channels and divide by their rms; all higher degrees together: divide by one rms
-    over channels and components.
+    """`kernels.irreps.irreps_norm` with a learned scale per channel that starts at 0.
 
     Args:
         channels: channels per degree.
-        eps: added to the mean squares.
 
     Source: Facet (arXiv 2509.08418), sheet 4.6.
     """
 
-    def __init__(self, channels: Channels, eps: float = 1e-6):
+    def __init__(self, channels: Channels):
         super().__init__()
-        self.eps = eps
+        self.channels = channels
         self.scales = nn.ParameterList(nn.Parameter(torch.zeros(c)) for c in channels)
 
-    def forward(self, blocks: list[Tensor]) -> list[Tensor]:
-        """Normalise blocks ``(N, 2l+1, C_l)``."""
-        scalars = blocks[0] - blocks[0].mean(-1, keepdim=True)
-        out = [scalars * (scalars.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.scales[0]]
-        if len(blocks) > 1:
-            n = sum(b.shape[1] * b.shape[2] for b in blocks[1:])
-            power = torch.stack([b.square().sum((1, 2)) for b in blocks[1:]]).sum(0) / n
-            factor = (power + self.eps).rsqrt()[:, None, None]
-            out += [b * factor * s for b, s in zip(blocks[1:], list(self.scales)[1:], strict=True)]
-        return out
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise flat features."""
+        return join(irreps_norm(split(x, self.channels), list(self.scales)))
 
 
-def adapt(blocks: list[Tensor], channels: Channels) -> list[Tensor]:
-    """Zero-pad or truncate the channels of every degree; missing degrees become zeros."""
-    out = []
-    for l, c in enumerate(channels):
-        if l >= len(blocks):
-            out.append(blocks[0].new_zeros(blocks[0].shape[0], 2 * l + 1, c))
-            continue
-        have = blocks[l].shape[-1]
-        out.append(blocks[l][..., :c] if have >= c else nn.functional.pad(blocks[l], (0, c - have)))
-    return out
+def adapt(x: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
+    """Zero-pad or truncate the channels of every degree of flat features; missing degrees become zeros."""
+    blocks, out = split(x, inputs), []
+    for l, c in enumerate(outputs):
+        have = blocks[l] if l < len(blocks) else x.new_zeros(x.shape[0], 2 * l + 1, 0)
+        out.append(nn.functional.pad(have[..., :c], (0, max(c - have.shape[-1], 0))))
+    return join(out)

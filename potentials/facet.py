@@ -98,14 +98,13 @@ class FacetLayer(nn.Module):
 
     def __init__(self, config: FacetConfig, inputs: Channels, outputs: Channels, *, first: bool):
         super().__init__()
-        self.outputs = outputs
+        self.inputs, self.outputs = inputs, outputs
         kind = SpeciesConvolution if first else Convolution
         self.convolution = kind(
             inputs, outputs, lmax=config.lmax, n_radial=config.n_radial, parity=config.parity
         )
         self.residual = DegreeLinear(inputs, outputs)
-        self.mixer: nn.Module | None = None
-        self.scalar_mixer: nn.Module | None = None
+        self.mixer: nn.Module
         if len(outputs) > 1:
             self.mixer = GridMixer(
                 outputs, outputs, max(outputs[1:]), config.sphere(), heads=config.heads, hidden=config.mlp
@@ -113,20 +112,15 @@ class FacetLayer(nn.Module):
         else:
             c = outputs[0]
             dense = [module for _ in range(3) for module in (nn.Linear(c, c, bias=False), nn.SiLU())]
-            self.scalar_mixer = nn.Sequential(*dense)
+            self.mixer = nn.Sequential(*dense)
         self.norm = LayerNorm(outputs)
 
-    def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
-        """Node features after the layer, blocks ``(N, 2l+1, C_l)``."""
-        messages = self.convolution(own, near)
-        residual = self.residual(own)
-        x = [m + r for m, r in zip(messages, residual, strict=False)] + messages[len(residual) :]
-        x = self.mixer(x) if self.mixer is not None else [self._scalars(x[0])]
-        return [n + a for n, a in zip(self.norm(x), adapt(own, self.outputs), strict=True)]
-
-    def _scalars(self, x: Tensor) -> Tensor:
-        mixed: Tensor = self.scalar_mixer(x)  # type: ignore[misc]
-        return mixed
+    def forward(self, own: Tensor, near: Neighbourhood) -> Tensor:
+        """Flat node features after the layer."""
+        messages, residual = self.convolution(own, near), self.residual(own)
+        x = messages + nn.functional.pad(residual, (0, messages.shape[1] - residual.shape[1]))
+        x = self.norm(self.mixer(x))
+        return x + adapt(own, self.inputs, self.outputs)
 
 
 class Facet(Potential):
@@ -207,11 +201,11 @@ class Facet(Potential):
         radius = self.r_max.clamp(max=self.cutoff)
         edges = self._edges(vectors, radius)
         norm = (self.mean_neighbors * (radius / self.config.cutoff) ** 3) ** -self.config.radial_power
-        own = [self.embedding[species].unsqueeze(1)]
+        own = self.embedding[species]
         for layer in self.layers:
             own = layer(own, Neighbourhood(species, self.embedding, edges, plan, norm))
         output = (
-            self.head(own[0][:, 0])[:, 0]
+            self.head(own)[:, 0]
             * _positive(self.species_scale)[species]
             * _positive(self.global_scale)
         )

@@ -96,12 +96,11 @@ class Layer(nn.Module):
                 field, outputs, config.field_channels, grid, heads=1, hidden=config.field_channels
             )
 
-    def forward(self, own: list[Tensor], near: Neighbourhood) -> list[Tensor]:
-        """Mix messages with the node's own features; blocks ``(N, 2l+1, C_l)``."""
-        messages = self.convolution(own, near)
-        own = self.self_term(own)
-        blocks = [m + o for m, o in zip(messages, own, strict=False)] + messages[len(own) :]
-        mixed: list[Tensor] = self.mixer(blocks)
+    def forward(self, own: Tensor, near: Neighbourhood) -> Tensor:
+        """Mix messages with the node's own flat features."""
+        messages, own = self.convolution(own, near), self.self_term(own)
+        missing = messages.shape[1] - own.shape[1]
+        mixed: Tensor = self.mixer(messages + nn.functional.pad(own, (0, missing)))
         return mixed
 
 
@@ -182,11 +181,11 @@ class Tesseral(Potential):
         everyone = torch.cat([species, torch.arange(n_species, device=species.device)])
         extended = plan.with_isolated_nodes(n_species)
         edges = self._edges(everyone, vectors, extended)
-        own = [self.embedding[everyone].unsqueeze(1)]
-        energies = torch.zeros_like(own[0][:, 0, 0])
+        own = self.embedding[everyone]
+        energies = torch.zeros_like(own[:, 0])
         for layer, readout in zip(self.layers, self.readouts, strict=True):
             own = layer(own, Neighbourhood(everyone, self.embedding, edges, extended, self.message_norm))
-            energies = energies + readout(own[0][:, 0])[:, 0]
+            energies = energies + readout(own[:, : readout[0].in_features])[:, 0]
         interaction = (energies[:n_atoms] - energies[n_atoms:][species]) * self.scale
         # The difference is 0 up to rounding for an atom without neighbours; make it exact.
         interaction = torch.where(plan.has_neighbours, interaction, 0.0)

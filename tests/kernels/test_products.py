@@ -1,4 +1,4 @@
-"""Gaunt and outer products: closed forms, e3nn, every derivative on every backend."""
+"""Gaunt products: closed forms, e3nn, every derivative on every backend."""
 
 import pytest
 import torch
@@ -104,7 +104,6 @@ def test_gradient_of_a_sum_has_stride_zero(backend):
 def test_no_nodes(backend):
     with use_backend(backend):
         assert gaunt_product(torch.zeros(0, 4, 3), torch.zeros(0, 9, 3), 2).shape == (0, 9, 3)
-        assert outer(torch.zeros(0, 4), torch.zeros(0, 3)).shape == (0, 4, 3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -117,17 +116,6 @@ def test_float32_accuracy(backend):
     assert float((single - exact).norm() / exact.norm()) < 1e-6
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_outer_and_its_derivatives(backend):
-    generator = torch.Generator().manual_seed(1)
-    y = torch.randn(3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
-    q = torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True)
-    with use_backend(backend):
-        assert torch.allclose(outer(y, q), torch.einsum("ek,er->ekr", y, q), atol=1e-15)
-        assert torch.autograd.gradcheck(outer, (y, q))
-        assert torch.autograd.gradgradcheck(outer, (y, q))
-
-
 def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(nodes, \(L\+1\)\^2, channels\)"):
         gaunt_product(torch.zeros(2, 5, 1), torch.zeros(2, 4, 1), 1)
@@ -135,8 +123,6 @@ def test_bad_shapes_are_refused():
         gaunt_product(torch.zeros(2, 4, 1), torch.zeros(2, 4, 3), 1)
     with pytest.raises(ValueError, match=r"not within 0\.\.2"):
         gaunt_product(torch.zeros(2, 4, 1), torch.zeros(2, 4, 1), 3)
-    with pytest.raises(ValueError, match="outer needs"):
-        outer(torch.zeros(2, 4), torch.zeros(3, 4))
 
 
 def test_choice_of_backend(monkeypatch):

@@ -1,0 +1,134 @@
+"""Linear maps of flat steerable features: one matrix per degree, the same for all components, nothing copied.
+
+``z[n, (l m), d] = sum_c x[n, (l m), c] W_l[c, d]`` is linear in x and in W, so its derivatives are itself with the
+matrices transposed, and the outer product that gives the matrices' gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .backends import choose
+from .irreps import Channels, join, split, width
+from .library import below_autograd, define, recording, with_gradients
+
+
+def degree_linear(x: Tensor, weights: Tensor, inputs: Channels, outputs: Channels) -> Tensor:
+    """Map the channels of every degree.
+
+    Args:
+        x: ``(N, width(inputs))`` flat features.
+        weights: the matrices ``(C_l, D_l)`` one after the other, flattened.
+        inputs: channels C_l.
+        outputs: channels D_l, as many degrees as inputs at most.
+
+    Returns:
+        ``(N, width(outputs))``.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    n = sum(c * d for c, d in zip(inputs, outputs, strict=False))
+    if x.shape[-1] != width(inputs) or weights.shape != (n,) or len(outputs) > len(inputs):
+        raise ValueError(
+            f"degree_linear from {inputs} to {outputs} channels needs x (N, {width(inputs)}) and {n} weights, "
+            f"got {tuple(x.shape)} and {tuple(weights.shape)}"
+        )
+    if choose(x, "degree_linear") == "reference":
+        matrices = [
+            w.view(c, d)
+            for w, c, d in zip(
+                weights.split([c * d for c, d in zip(inputs, outputs, strict=False)]), inputs, outputs, strict=False
+            )
+        ]
+        return join([b @ w for b, w in zip(split(x, inputs), matrices, strict=False)])
+    result: Tensor = linear_op(x, weights, inputs, outputs, False)
+    return result
+
+
+def _blocks(inputs: Sequence[int], outputs: Sequence[int]) -> Iterator[tuple[slice, slice, slice, int, int]]:
+    """Columns of x and z of every component, and the slice and shape of its matrix."""
+    a = b = w = 0
+    for l, (c, d) in enumerate(zip(inputs, outputs, strict=False)):
+        for _ in range(2 * l + 1):
+            yield slice(a, a + c), slice(b, b + d), slice(w, w + c * d), c, d
+            a, b = a + c, b + d
+        w += c * d
+
+
+def _fake(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transposed: bool) -> Tensor:
+    return x.new_empty(x.shape[0], width(tuple(inputs if transposed else outputs)))
+
+
+def _compute(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transposed: bool) -> Tensor:
+    out = _fake(x, w, inputs, outputs, transposed)
+    if transposed and len(inputs) > len(outputs):
+        out.zero_()
+    for a, b, s, c, d in _blocks(inputs, outputs):
+        matrix = w[s].view(c, d)
+        if transposed:
+            torch.mm(x[:, b], matrix.T, out=out[:, a])
+        else:
+            torch.mm(x[:, a], matrix, out=out[:, b])
+    return out
+
+
+def _autograd(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transposed: bool) -> Tensor:
+    value: Tensor = below_autograd(linear_op, x, w, inputs, outputs, transposed)
+    if not recording(x, w):
+        return value
+
+    def to_x(cotangent: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return linear_op(cotangent, w, inputs, outputs, not transposed)  # type: ignore[no-any-return]
+
+    def to_w(cotangent: Tensor, w: Tensor, x: Tensor) -> Tensor:
+        ends = (cotangent, x) if transposed else (x, cotangent)
+        return linear_weight(*ends, inputs, outputs)  # type: ignore[no-any-return]
+
+    result: Tensor = with_gradients(value, (to_x, (x,), (w,)), (to_w, (w,), (x,)))
+    return result
+
+
+linear_op = define(
+    "degree_linear(Tensor x, Tensor w, int[] inputs, int[] outputs, bool transposed) -> Tensor",
+    fake=_fake,
+    compute=_compute,
+    autograd=_autograd,
+)
+
+
+def _weight_fake(x: Tensor, z: Tensor, inputs: list[int], outputs: list[int]) -> Tensor:
+    return x.new_empty(sum(c * d for c, d in zip(inputs, outputs, strict=False)))
+
+
+def _weight_compute(x: Tensor, z: Tensor, inputs: list[int], outputs: list[int]) -> Tensor:
+    out = torch.zeros_like(_weight_fake(x, z, inputs, outputs))
+    for a, b, s, c, d in _blocks(inputs, outputs):
+        out[s].view(c, d).addmm_(x[:, a].T, z[:, b])
+    return out
+
+
+def _weight_autograd(x: Tensor, z: Tensor, inputs: list[int], outputs: list[int]) -> Tensor:
+    value: Tensor = below_autograd(linear_weight, x, z, inputs, outputs)
+    if not recording(x, z):
+        return value
+
+    def to_x(dw: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        return linear_op(z, dw, inputs, outputs, True)  # type: ignore[no-any-return]
+
+    def to_z(dw: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        return linear_op(x, dw, inputs, outputs, False)  # type: ignore[no-any-return]
+
+    result: Tensor = with_gradients(value, (to_x, (x,), (z,)), (to_z, (z,), (x,)))
+    return result
+
+
+linear_weight = define(
+    "degree_linear_weight(Tensor x, Tensor z, int[] inputs, int[] outputs) -> Tensor",
+    fake=_weight_fake,
+    compute=_weight_compute,
+    autograd=_weight_autograd,
+)
