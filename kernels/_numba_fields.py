@@ -71,7 +71,10 @@ class _Program:
         """``z = x`` (or ``z += x``), up to the lower degree of both."""
         for k in range((min(x.degree, z.degree) + 1) ** 2):
             self.lines.append("for c in range(channels):")
-            source, target = f"{x.row}[{x.first + k * x.stride} + c]", f"{z.row}[{z.first + k * z.stride} + c]"
+            source, target = (
+                f"{x.row}[{x.first + k * x.stride} + c]",
+                f"{z.row}[{z.first + k * z.stride} + c]",
+            )
             self.lines.append(f"    {target} {'+' if add else ''}= {source}")
 
     def _function(self, l1: int, l2: int, l3: int, add: bool) -> list[str]:

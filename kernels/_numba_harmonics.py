@@ -11,7 +11,6 @@ from ._numba import CHUNKS, RowKernel, compile_rows, share_threads
 from .harmonics import raise_degree
 
 
-
 def harmonics(v: Tensor, lmax: int) -> Tensor:
     """Harmonics ``(E, (lmax+1)^2)`` of the directions of v ``(E, 3)``."""
     return _run(_values(lmax), [v, v.new_empty(v.shape[0], (lmax + 1) ** 2)])

@@ -6,8 +6,6 @@ a tangent with respect to the vectors themselves (Hessians) runs on the referenc
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

@@ -41,7 +41,10 @@ def degree_linear(x: Tensor, weights: Tensor, inputs: Channels, outputs: Channel
         matrices = [
             w.view(c, d)
             for w, c, d in zip(
-                weights.split([c * d for c, d in zip(inputs, outputs, strict=False)]), inputs, outputs, strict=False
+                weights.split([c * d for c, d in zip(inputs, outputs, strict=False)]),
+                inputs,
+                outputs,
+                strict=False,
             )
         ]
         return join([b @ w for b, w in zip(split(x, inputs), matrices, strict=False)])

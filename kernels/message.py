@@ -238,7 +238,9 @@ def reference_message(
     return flat.new_zeros(plan.n_nodes, flat.shape[1]).index_add(0, plan.target, flat)
 
 
-def species_density(edges: Tensor, species: Tensor, n_species: int, n_harmonics: int, plan: GraphPlan) -> Tensor:
+def species_density(
+    edges: Tensor, species: Tensor, n_species: int, n_harmonics: int, plan: GraphPlan
+) -> Tensor:
     """Sums over neighbours of harmonics times radial functions, apart for every species of neighbour.
 
     ``d[i, k, (s, r)] = sum over neighbours j of species s of Y[ij, k] g[ij, r]``: what a message needs to know when

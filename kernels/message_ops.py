@@ -11,8 +11,6 @@ radial functions g of every edge, and S is linear in both. Leaving one argument 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -61,9 +59,7 @@ def _message_autograd(
     def to_w(cotangent: Tensor, w: Tensor, x: Tensor, q: Tensor) -> Tensor:
         return message_weight(*ends(cotangent, x), q, w, *graph)  # type: ignore[no-any-return]
 
-    result: Tensor = with_gradients(
-        value, (to_x, (x,), (q, w)), (to_q, (q,), (x, w)), (to_w, (w,), (x, q))
-    )
+    result: Tensor = with_gradients(value, (to_x, (x,), (q, w)), (to_q, (q,), (x, w)), (to_w, (w,), (x, q)))
     return result
 
 
@@ -201,9 +197,7 @@ def _weight_autograd(
     def to_q(dw: Tensor, q: Tensor, z: Tensor, x: Tensor) -> Tensor:
         return message_edge(z, x, q, dw, *graph)  # type: ignore[no-any-return]
 
-    result: Tensor = with_gradients(
-        value, (to_z, (z,), (x, q)), (to_x, (x,), (z, q)), (to_q, (q,), (z, x))
-    )
+    result: Tensor = with_gradients(value, (to_z, (z,), (x, q)), (to_x, (x,), (z, q)), (to_q, (q,), (z, x)))
     return result
 
 

@@ -16,7 +16,8 @@ from ..kernels.fields import field_products
 from ..kernels.irreps import Channels, irreps_norm, join, split
 from ..kernels.linear import degree_linear
 from ..kernels.message import Coupling, GraphPlan, message, species_density
-from ..kernels.sphere import SphereGrid, from_grid, to_grid
+from ..kernels.sphere import SphereGrid, grid_mlp
+
 
 class DegreeLinear(nn.Module):
     """One matrix per degree between channels, no bias; unit-normal weights scaled by 1/sqrt(fan-in) when used.
@@ -151,9 +152,7 @@ class GridMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map flat features of all degrees up to the grid's."""
         fields = self.up(x).unflatten(1, ((self.grid.lmax + 1) ** 2, -1))
-        values = to_grid(fields, self.grid).unflatten(-1, (self.heads, -1))
-        values = nn.functional.silu(nn.functional.silu(values @ self.inner) @ self.outer)
-        y = from_grid(values.flatten(-2), self.grid, self.lmax_out)
+        y = grid_mlp(fields, self.grid, (self.inner, self.outer), heads=self.heads, lmax=self.lmax_out)
         mapped: Tensor = self.down(torch.cat([x[:, : self.up.inputs[0]], y.flatten(1)], dim=1))
         return mapped
 

@@ -204,11 +204,7 @@ class Facet(Potential):
         own = self.embedding[species]
         for layer in self.layers:
             own = layer(own, Neighbourhood(species, self.embedding, edges, plan, norm))
-        output = (
-            self.head(own)[:, 0]
-            * _positive(self.species_scale)[species]
-            * _positive(self.global_scale)
-        )
+        output = self.head(own)[:, 0] * _positive(self.species_scale)[species] * _positive(self.global_scale)
         return (output + self.species_shift[species] + self.global_shift) * self.scale
 
     def _edges(self, vectors: Tensor, radius: Tensor) -> Tensor:

@@ -144,6 +144,7 @@ class Tesseral(Potential):
         self.layers = nn.ModuleList()
         self.readouts = nn.ModuleList()
         inputs: Channels = (config.scalars,)
+        self._widths: list[int] = []
         for k in range(config.n_layers):
             outputs = config.channels if k < config.n_layers - 1 else (config.scalars,)
             self.layers.append(Layer(config, inputs, outputs, first=k == 0))
@@ -152,6 +153,7 @@ class Tesseral(Potential):
                 nn.Linear(outputs[0], hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=False)
             )
             self.readouts.append(readout)
+            self._widths.append(outputs[0])
             inputs = outputs
         self.repulsion = ZBL(self.elements) if config.repulsion else None
 
@@ -183,9 +185,9 @@ class Tesseral(Potential):
         edges = self._edges(everyone, vectors, extended)
         own = self.embedding[everyone]
         energies = torch.zeros_like(own[:, 0])
-        for layer, readout in zip(self.layers, self.readouts, strict=True):
+        for layer, readout, width in zip(self.layers, self.readouts, self._widths, strict=True):
             own = layer(own, Neighbourhood(everyone, self.embedding, edges, extended, self.message_norm))
-            energies = energies + readout(own[:, : readout[0].in_features])[:, 0]
+            energies = energies + readout(own[:, :width])[:, 0]
         interaction = (energies[:n_atoms] - energies[n_atoms:][species]) * self.scale
         # The difference is 0 up to rounding for an atom without neighbours; make it exact.
         interaction = torch.where(plan.has_neighbours, interaction, 0.0)

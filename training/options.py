@@ -16,7 +16,7 @@ class OptimizerOptions:
     name: Literal["adamw", "prodigy"] = option(
         "adamw", "adamw, or prodigy (finds its own step size; needs the package prodigyopt)"
     )
-    lr: float | None = option(None, "peak learning rate; null: 0.005 for adamw, 1 for prodigy")
+    lr: float | None = option(None, "peak learning rate; null: 0.02 for adamw, 1 for prodigy")
     weight_decay: float = option(
         1e-5, "decoupled weight decay of matrices; never of biases, scales and other 1-D"
     )
@@ -36,7 +36,7 @@ class OptimizerOptions:
 
     @property
     def peak_lr(self) -> float:
-        return self.lr if self.lr is not None else {"adamw": 5e-3, "prodigy": 1.0}[self.name]
+        return self.lr if self.lr is not None else {"adamw": 2e-2, "prodigy": 1.0}[self.name]
 
 
 @dataclass(frozen=True)

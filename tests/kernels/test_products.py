@@ -5,7 +5,6 @@ import torch
 
 from tesseral.kernels.backends import VARIABLE, backends, choose, use_backend
 from tesseral.kernels.gaunt import gaunt_product
-
 from tesseral.kernels.rotations import wigner_d
 
 BACKENDS = backends()
