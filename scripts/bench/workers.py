@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,11 +29,12 @@ def peer_command(python: str, side: Path) -> list[str]:
 class Worker:
     """One worker process; use it as a context manager, so that it ends with the block.
 
-    Arguments: the command that runs `serve.serve`.
+    Arguments: the command that runs `serve.serve`, or another program that answers lines of JSON; more variables of
+    its environment.
     Raises WorkerError when it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         threads = {f"{name}_NUM_THREADS": "1" for name in THREAD_VARIABLES}
         self._stderr = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
         try:
@@ -43,7 +44,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 encoding="utf-8",
-                env={**os.environ, **threads, "PYTHONSAFEPATH": "1"},
+                env={**os.environ, **threads, "PYTHONSAFEPATH": "1", **(environment or {})},
             )
         except OSError as error:
             self._stderr.close()
