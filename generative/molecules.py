@@ -1,0 +1,164 @@
+"""Molecules as generators see them: ragged batches, every ordered pair of atoms an edge with a bond class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..datasets.structure import Structure
+from .vocabulary import ARRAYS, NO_BOND, Vocabulary, atom_values, check_bonds
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One molecule in classes: atoms ``(n, K)`` int64, positions ``(n, 3)`` Å centred, bonds ``(n, n)`` symmetric."""
+
+    atoms: np.ndarray
+    positions: np.ndarray
+    bonds: np.ndarray
+
+
+def encode(structure: Structure, vocabulary: Vocabulary, where: str = "") -> Encoded:
+    """The classes of a molecule; its positions without their mean.
+
+    Raises:
+        DataError: no bonds, or an element, charge or bond that the vocabulary lacks.
+    """
+    check_bonds(structure, where)
+    columns = [
+        classes.encode(atom_values(structure, name, where), name, where)
+        for name, classes in vocabulary.atoms.items()
+    ]
+    n = structure.n_atoms
+    none = vocabulary.bonds.values.index(NO_BOND)
+    bonds = np.full((n, n), none, dtype=np.int8)
+    if structure.bonds is not None and len(structure.bonds):
+        i, j, order = structure.bonds.T
+        bonds[i, j] = bonds[j, i] = vocabulary.bonds.encode(order, "bond order", where)
+    return Encoded(np.stack(columns, 1), structure.positions - structure.positions.mean(0), bonds)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which atoms belong together, and all ordered pairs (source j, target i), sorted by target, then source.
+
+    n_atoms: ``(G,)``. batch, local: ``(N,)`` molecule of each atom and its number there. edge_index: ``(2, E)``.
+    reverse: ``(E,)`` place of the edge i → j. pairs: ``(E/2,)`` the edges with source < target.
+    """
+
+    n_atoms: Tensor
+    batch: Tensor
+    local: Tensor
+    edge_index: Tensor
+    reverse: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def of(cls, n_atoms: Tensor) -> Layout:
+        """The layout of molecules with `n_atoms` ``(G,)`` int64 atoms, on its device."""
+        device, n_total = n_atoms.device, int(n_atoms.sum())
+        atoms = torch.arange(n_total, device=device)
+        batch = torch.repeat_interleave(torch.arange(len(n_atoms), device=device), n_atoms)
+        first = (n_atoms.cumsum(0) - n_atoms)[batch]
+        local = atoms - first
+        degree = n_atoms[batch] - 1
+        row = degree.cumsum(0) - degree
+        target = torch.repeat_interleave(atoms, degree)
+        place = torch.arange(len(target), device=device) - row[target]
+        i = local[target]
+        j = place + (place >= i)
+        source = first[target] + j
+        reverse = row[source] + i - (i > j).long()
+        pairs = torch.nonzero(source < target).squeeze(1)
+        return cls(n_atoms, batch, local, torch.stack([source, target]), reverse, pairs)
+
+    @property
+    def n_molecules(self) -> int:
+        return len(self.n_atoms)
+
+    @cached_property
+    def edge_batch(self) -> Tensor:
+        """Molecule of each edge ``(E,)``."""
+        return self.batch[self.edge_index[1]]
+
+    def both_ways(self, values: Tensor) -> Tensor:
+        """Values of all edges ``(E, …)`` from those of the pairs ``(E/2, …)``."""
+        full = values.new_empty(len(self.reverse), *values.shape[1:])
+        full[self.pairs] = values
+        full[self.reverse[self.pairs]] = values
+        return full
+
+    def to(self, device: Any) -> Layout:
+        return Layout(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """A batch of molecules, clean or noisy.
+
+    atoms: ``(N, K)`` int64 class of each variable. bonds: ``(E,)`` int64 class of each edge, symmetric.
+    positions: ``(N, 3)`` Å.
+    """
+
+    layout: Layout
+    atoms: Tensor
+    bonds: Tensor
+    positions: Tensor
+
+    def to(self, device: Any) -> Molecules:
+        return replace(
+            self,
+            layout=self.layout.to(device),
+            atoms=self.atoms.to(device),
+            bonds=self.bonds.to(device),
+            positions=self.positions.to(device),
+        )
+
+
+def collate(molecules: Sequence[Encoded], dtype: torch.dtype = torch.float32) -> Molecules:
+    """One batch of encoded molecules, positions in `dtype`."""
+    sizes = np.array([len(m.atoms) for m in molecules], dtype=np.int64)
+    bonds = [m.bonds[~np.eye(len(m.bonds), dtype=bool)] for m in molecules]
+    return Molecules(
+        Layout.of(torch.from_numpy(sizes)),
+        torch.from_numpy(np.concatenate([m.atoms for m in molecules])),
+        torch.from_numpy(np.concatenate(bonds).astype(np.int64)),
+        torch.from_numpy(np.concatenate([m.positions for m in molecules])).to(dtype),
+    )
+
+
+def decode(batch: Molecules, vocabulary: Vocabulary) -> list[Structure]:
+    """The structures of a batch: elements, bonds and formal charges; further variables in `arrays`."""
+    sizes = batch.layout.n_atoms.tolist()
+    atoms = _split(batch.atoms, sizes)
+    positions = _split(batch.positions.double(), sizes)
+    bonds = _split(batch.bonds, [n * (n - 1) for n in sizes])
+    return [_decode_one(vocabulary, *parts) for parts in zip(atoms, positions, bonds, strict=True)]
+
+
+def _decode_one(
+    vocabulary: Vocabulary, atoms: np.ndarray, positions: np.ndarray, bonds: np.ndarray
+) -> Structure:
+    n = len(atoms)
+    values = {name: classes.decode(atoms[:, k]) for k, (name, classes) in enumerate(vocabulary.atoms.items())}
+    orders = np.zeros((n, n), dtype=np.int64)
+    orders[~np.eye(n, dtype=bool)] = vocabulary.bonds.decode(bonds)
+    i, j = np.nonzero(np.triu(orders))
+    numbers = values.pop("element")
+    return Structure(
+        numbers=numbers,
+        positions=positions,
+        charge=float(values["charge"].sum()),
+        bonds=np.stack([i, j, orders[i, j]], 1),
+        arrays={ARRAYS.get(name, name): array for name, array in values.items()},
+    )
+
+
+def _split(values: Tensor, sizes: list[int]) -> list[np.ndarray]:
+    return np.split(values.cpu().numpy(), np.cumsum(sizes)[:-1])
