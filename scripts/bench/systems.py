@@ -71,12 +71,22 @@ def training() -> System:
 
 def silicon() -> System:
     """216 rattled atoms of diamond silicon."""
-    return _crystal("si216", "Si", "diamond", 5.431, 3)
+    return _crystal("si216", "Si", "diamond", 5.431, (3, 3, 3))
 
 
 def copper() -> System:
     """500 rattled atoms of fcc copper."""
-    return _crystal("cu500", "Cu", "fcc", 3.615, 5)
+    return _crystal("cu500", "Cu", "fcc", 3.615, (5, 5, 5))
+
+
+def copper_5000() -> System:
+    """5,000 rattled atoms of fcc copper; with the next one it shows how memory grows."""
+    return _crystal("cu5000", "Cu", "fcc", 3.615, (10, 25, 5))
+
+
+def copper_20000() -> System:
+    """20,000 rattled atoms of fcc copper."""
+    return _crystal("cu20000", "Cu", "fcc", 3.615, (20, 25, 10))
 
 
 def water() -> System:
@@ -97,6 +107,8 @@ SYSTEMS = {
     "molecule": molecule,
     "si216": silicon,
     "cu500": copper,
+    "cu5000": copper_5000,
+    "cu20000": copper_20000,
     "water192": water,
     "training": training,
 }
@@ -109,10 +121,10 @@ def _molecule() -> tuple[np.ndarray, np.ndarray]:
     return numbers, words[:, 1:].astype(float)
 
 
-def _crystal(name: str, symbol: str, lattice: str, constant: float, repeat: int) -> System:
+def _crystal(name: str, symbol: str, lattice: str, constant: float, repeat: tuple[int, int, int]) -> System:
     from ase.build import bulk
 
-    atoms = bulk(symbol, lattice, a=constant, cubic=True) * (repeat, repeat, repeat)
+    atoms = bulk(symbol, lattice, a=constant, cubic=True) * repeat
     atoms.rattle(RATTLE, seed=0)
     return System(name, atoms.numbers, atoms.cell.array, True, _frames(atoms.positions))
 
