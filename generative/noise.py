@@ -64,6 +64,11 @@ class CategoricalNoise:
         right = level_s * weights + (1 - level_s) * self.marginals * weights.sum(-1, keepdim=True)
         return left * right
 
+    def between(self, less: Tensor, t: Times, s: Times) -> Tensor:
+        """q(c_t | c_s) ``(M, K)`` float64 for classes `less` ``(M,)`` at time s < t."""
+        ratio = self._level(t) / self._level(s)
+        return ratio * self._one_hot(less) + (1 - ratio) * self.marginals
+
     def _one_hot(self, classes: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(classes, self.n_classes).double()
 
@@ -119,6 +124,12 @@ class GaussianNoise:
         """x_s from x_t, an estimate of x_0 and standard noise; shapes and dtype of `noisy`."""
         a, b, c = self.coefficients(t, s, eta)
         return _scaled(a, noisy) + _scaled(b, clean) + _scaled(c, noise)
+
+    def between(self, less: Tensor, noise: Tensor, *, t: Times, s: Times) -> Tensor:
+        """A draw from q(x_t | x_s), s < t, with standard noise `noise`."""
+        ratio = self.alpha[t] / self.alpha[s]
+        variance = (self.variance[t] - ratio**2 * self.variance[s]).clamp(min=0)
+        return _scaled(ratio, less) + _scaled(variance.sqrt(), noise)
 
 
 def centred(x: Tensor, batch: Tensor, n_atoms: Tensor) -> Tensor:
