@@ -1,1 +1,97 @@
-"""Generators of molecules and trajectories: noise processes, networks, samplers."""
+"""Generators of molecules and trajectories: noise processes, networks, samplers, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..datasets.errors import UserError
+
+if TYPE_CHECKING:
+    from .model import EqgatDiff
+    from .vocabulary import Vocabulary
+
+ARCHITECTURES = {"eqgat-diff": "model:EqgatDiff"}
+"""Name in configs and checkpoints -> module:class in this room."""
+
+__all__ = ["ARCHITECTURES", "architecture", "build", "load", "save"]
+
+
+def architecture(name: str) -> type[EqgatDiff]:
+    """The class of an architecture.
+
+    Raises:
+        UserError: no such architecture.
+    """
+    if name not in ARCHITECTURES:
+        raise UserError(f"no generator is called {name!r}; there are {', '.join(sorted(ARCHITECTURES))}")
+    module, _, cls = ARCHITECTURES[name].partition(":")
+    found: type[EqgatDiff] = getattr(import_module(f".{module}", __name__), cls)
+    return found
+
+
+def build(name: str, config: Mapping[str, Any], vocabulary: Vocabulary) -> EqgatDiff:
+    """A fresh model from its architecture's name, plain hyper-parameters and the vocabulary of its data.
+
+    Raises:
+        UserError: unknown architecture or hyper-parameter.
+    """
+    return architecture(name).from_config(config, vocabulary)
+
+
+def load(path: str | Path, *, device: str = "cpu", dtype: Any = None) -> EqgatDiff:
+    """A trained generator, in evaluation mode; its header is `.card`.
+
+    Args:
+        path: a checkpoint file.
+        device: where to put it.
+        dtype: torch dtype or its name; None keeps the stored one.
+
+    Raises:
+        UserError: a file that is no generator, or one that this version cannot build.
+    """
+    import torch
+
+    from ..training.checkpoint import read_checkpoint
+    from .vocabulary import Vocabulary
+
+    header, tensors = read_checkpoint(path)
+    if header.get("room") != "generative":
+        raise UserError(f"{path} holds a model of room {header.get('room')!r}, not a generator of molecules")
+    model = build(header["architecture"], header["config"], Vocabulary.from_dict(header["vocabulary"]))
+    stored = getattr(torch, header.get("dtype", "float32"))
+    model.to(stored)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if missing or unexpected:
+        raise UserError(
+            f"{path} does not fit architecture {header['architecture']}: missing {missing}, unknown {unexpected}"
+        )
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    model.to(device=device, dtype=wanted or stored)
+    model.card = header
+    return model.eval()
+
+
+def save(
+    model: EqgatDiff, path: str | Path, card: Mapping[str, Any] | None = None, *, force: bool = False
+) -> Path:
+    """Write a generator to one checkpoint file; `card` is more of its header: provenance, metrics, licence.
+
+    Raises:
+        UserError: the file exists and force is False.
+    """
+    from ..training.checkpoint import write_checkpoint
+
+    header = {
+        **(card or {}),
+        "room": "generative",
+        "architecture": model.architecture,
+        "config": model.config_dict(),
+        "vocabulary": model.vocabulary.to_dict(),
+        "elements": list(model.vocabulary.atoms["element"].values),
+        "units": {"length": "Å"},
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    return write_checkpoint(Path(path), model.state_dict(), header, force=force)

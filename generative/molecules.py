@@ -103,13 +103,14 @@ class Molecules:
     """A batch of molecules, clean or noisy.
 
     atoms: ``(N, K)`` int64 class of each variable. bonds: ``(E,)`` int64 class of each edge, symmetric.
-    positions: ``(N, 3)`` Å.
+    positions: ``(N, 3)`` Å. weight: 0 for a batch with which a process only keeps in step with the others.
     """
 
     layout: Layout
     atoms: Tensor
     bonds: Tensor
     positions: Tensor
+    weight: float = 1.0
 
     def to(self, device: Any) -> Molecules:
         return replace(
