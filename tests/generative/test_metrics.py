@@ -1,0 +1,136 @@
+"""Verdicts with reasons, both stability protocols, distributions and rates, against molecules known by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tesseral.datasets.structure import Structure
+from tesseral.generative.chemistry import judge, largest_fragment, n_fragments
+from tesseral.generative.geometry import Distributions
+from tesseral.generative.metrics import evaluate, total_variations
+from tesseral.generative.vocabulary import Vocabulary
+
+
+def methane(**change):
+    directions = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    values = {"bonds": [[0, k, 1] for k in range(1, 5)], **change}
+    return Structure([6, 1, 1, 1, 1], np.vstack([np.zeros((1, 3)), 1.09 * directions]), **values)
+
+
+def test_real_molecules_pass_everything(small):
+    smiles = (*small.SMILES, "c1cc[nH]c1", "CS(=O)(=O)C", "O=S(C)C", "[NH3+]CC(=O)[O-]")
+    from rdkit import Chem
+
+    for hydrogens in (True, False):
+        kept = smiles if hydrogens else smiles[:4]
+        for text, structure in zip(kept, small.structures(kept, hydrogens=hydrogens), strict=True):
+            verdict = judge(structure, implicit_hydrogens=not hydrogens)
+            assert verdict.valid, (text, verdict.reason)
+            assert verdict.complete
+            assert verdict.reason == ""
+            assert verdict.molecule_stable, text
+            assert verdict.smiles == Chem.CanonSmiles(text)
+
+
+def test_missing_and_excess_bonds_are_told_apart():
+    radical = judge(methane(bonds=[[0, k, 1] for k in range(1, 4)]), implicit_hydrogens=False)
+    assert radical.reason == "2 fragments"
+    assert radical.sanitised
+    assert not radical.valid
+    excess = judge(methane(bonds=[[0, 1, 2], [0, 2, 1], [0, 3, 1], [0, 4, 1]]), implicit_hydrogens=False)
+    assert not excess.sanitised
+    assert "valence" in excess.reason.lower()
+    assert excess.stable_legacy.tolist() == [False, False, True, True, True]
+    methyl = Structure([6, 1, 1, 1], methane().positions[:4], bonds=[[0, k, 1] for k in range(1, 4)])
+    verdict = judge(methyl, implicit_hydrogens=False)
+    assert verdict.valid
+    assert not verdict.complete
+    assert verdict.molecule_stable_legacy  # C with valence 3: allowed by the published table only
+    assert not verdict.molecule_stable
+    assert judge(methyl, implicit_hydrogens=True).complete
+
+
+def test_aromatic_bonds_count_as_one_in_the_legacy_protocol_only(small):
+    benzene = small.structures(("c1ccccc1",), hydrogens=True)[0]
+    verdict = judge(benzene, implicit_hydrogens=False)
+    assert verdict.molecule_stable_legacy
+    assert verdict.molecule_stable
+    broken = benzene.copy()
+    broken.bonds[np.flatnonzero(broken.bonds[:, 2] == 4)[0], 2] = 1
+    verdict = judge(broken, implicit_hydrogens=False)
+    assert verdict.molecule_stable_legacy  # published: nothing wrong with it
+    assert verdict.valid == verdict.molecule_stable
+
+
+def test_fragments(small):
+    furan, water = small.structures(("c1ccoc1",))[0], Structure([8], [[9.0, 9, 9]], bonds=np.zeros((0, 3)))
+    both = Structure(
+        np.concatenate([water.numbers, furan.numbers]),
+        np.concatenate([water.positions, furan.positions]),
+        bonds=np.add(furan.bonds, [1, 1, 0]),
+        arrays={"formal_charges": np.zeros(6, dtype=np.int64)},
+    )
+    assert n_fragments(both) == 2
+    rest = largest_fragment(both)
+    assert rest.numbers.tolist() == furan.numbers.tolist()
+    assert rest.bonds.tolist() == furan.bonds.tolist()
+    np.testing.assert_array_equal(rest.positions, furan.positions)
+    assert judge(rest, implicit_hydrogens=True).smiles == "c1ccoc1"
+
+
+def test_distributions_of_methane_and_of_a_chain():
+    counts = Distributions.of([methane()]).counts
+    assert counts["valence"][6].nonzero()[0].tolist() == [8]  # bins of 0.5 around 0, 0.5, …: 4 is the ninth
+    assert counts["bond"][1].sum() == 4
+    (place,) = set(counts["bond"][1].nonzero()[0].tolist())
+    assert 0.5 + 0.01 * place == pytest.approx(1.09, abs=0.011)
+    (place,) = set(counts["angle"][6].nonzero()[0].tolist())
+    assert 0.1 * place == pytest.approx(109.4712, abs=0.11)
+    assert counts["dihedral"] == {}
+    positions = [[0, 1, 0], [0, 0, 0], [1, 0, 0], [1, 0, 1]]  # dihedral of 90 degrees
+    chain = Structure([8, 6, 6, 8], positions, bonds=[[0, 1, 1], [1, 2, 2], [2, 3, 1]])
+    assert Distributions.of([chain]).counts["dihedral"][2].nonzero()[0].tolist() == [900]
+
+
+def test_wasserstein_distance_is_the_shift():
+    first, second = methane(), methane()
+    second.positions *= 1.2
+    a, b = Distributions.of([first]), Distributions.of([second])
+    distances = a.wasserstein(b)
+    assert distances["bond"] == pytest.approx(0.2 * 1.09, abs=0.011)
+    assert distances["angle"] == pytest.approx(0, abs=0.11)
+    assert distances["valence"] == 0
+    again = Distributions.from_dict(json.loads(json.dumps(b.to_dict())))
+    assert a.wasserstein(again) == distances
+
+
+def test_rates_over_all_that_were_generated(small):
+    good = small.structures()
+    vocabulary = Vocabulary.from_structures(good)
+    bad = good[0].copy()
+    bad.bonds = bad.bonds[:1]  # falls apart
+    result = evaluate(
+        [*good, good[1], bad], vocabulary, reference_smiles=["CC#N"], reference=Distributions.of(good)
+    )
+    assert result["n_generated"] == 6
+    assert result["validity"] == pytest.approx(5 / 6)
+    assert result["sanitised"] == 1
+    assert result["uniqueness"] == pytest.approx(4 / 5)
+    assert result["novelty"] == pytest.approx(3 / 4)
+    assert result["failures"] == {"several fragments": 1}
+    assert result["wasserstein"]["bond"]["unit"] == "Å"
+    same = evaluate(good, vocabulary, reference=Distributions.of(good))
+    assert all(v["value"] == 0 for v in same["wasserstein"].values())
+    assert max(same["total_variation"].values()) < 1e-3
+    assert json.dumps(result)
+
+
+def test_total_variation_by_hand(small):
+    vocabulary = Vocabulary.from_structures(small.structures(("CC#N",)))  # C, C, N
+    only_carbon = Structure([6, 6], np.eye(2, 3), bonds=[[0, 1, 1]])
+    found = total_variations([only_carbon], vocabulary)
+    assert found["element"] == pytest.approx(2 / 3, abs=1e-4)
+    assert found["bond"] == pytest.approx(
+        4 / 3, abs=1e-4
+    )  # one pair, bonded; data: none, single, triple, a third each
