@@ -196,6 +196,7 @@ def _memory_panel(axes: Any, memory: list[dict[str, Any]]) -> None:
                     *zip(*rows, strict=True), style, color=colour, marker="o", markersize=4, label=label
                 )
     axes.set(title="messages: memory of double backward", xlabel="edges", ylabel="MiB", yscale="log")
+    axes.set_xticks(sorted({row["edges"] for row in memory}))
     axes.title.set_fontsize(9)
     _plain_numbers(axes)
     axes.legend(fontsize=7)

@@ -29,10 +29,10 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "harmonics": [{"operation": "harmonics", "rows": 100_000, "lmax": l} for l in (1, 2, 3, 4, 6)],
     "grid": [{**NETWORK, "lmax": l} for l in (2, 3)],
     "pair": [{**PAIR, "lmax": l, "share": s} for l in (2, 4) for s in (0.3, 0.7)],
-    "memory": [
+    "memory": [  # so many edges that they decide, not the nodes
         {**MESSAGE, "lmax": 2, "source": "all", "channels": c, "neighbours": n}
-        for c in (32, 64)
-        for n in (5, 20)
+        for c in (16, 32)
+        for n in (40, 80)
     ],
 }
 PEERS = {"e3nn": "e3nn", "sphericart": "sphericart"}  # name: module

