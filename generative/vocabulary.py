@@ -111,6 +111,16 @@ class Vocabulary:
             dict(sorted(sizes.items())),
         )
 
+    def recounted(self, structures: Iterable[Structure]) -> Vocabulary:
+        """The same classes with the frequencies and sizes of other data, for fine-tuning.
+
+        Raises:
+            DataError: the data have a value that is no class here.
+        """
+        new = Vocabulary.from_structures(structures, extra=tuple(self.atoms)[2:])
+        atoms = {name: _recount(classes, new.atoms[name], name) for name, classes in self.atoms.items()}
+        return Vocabulary(atoms, _recount(self.bonds, new.bonds, "bond order"), new.sizes)
+
     @property
     def n_atom_channels(self) -> int:
         """Classes of all variables of an atom together: channels of the network's one-hot input."""
@@ -209,6 +219,12 @@ def published_vocabulary(extra: bool = False) -> Vocabulary:
         }
     atoms = {name: Classes.from_counts(count) for name, count in counts.items()}
     return Vocabulary(atoms, Classes.from_counts(bonds), {18: 1})
+
+
+def _recount(classes: Classes, new: Classes, what: str) -> Classes:
+    classes.encode(np.array(new.values), what, "the new data")
+    shares = dict(zip(new.values, new.frequencies, strict=True))
+    return Classes.from_counts({value: shares.get(value, 0.0) for value in classes.values})
 
 
 def _plain(classes: Classes) -> dict[str, list[Any]]:

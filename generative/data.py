@@ -1,0 +1,193 @@
+"""From files of molecules to training data: SD files, SMILES, or geometries to which SMILES give the bonds."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..datasets.elements import COVALENT_RADII
+from ..datasets.errors import DataError
+from ..datasets.read import iread
+from ..datasets.structure import Structure
+from ..training.config import option
+from .chemistry import n_fragments, sanitised
+
+SMILES_SUFFIXES = (".smi", ".smiles", ".txt", ".csv")
+LONGEST = 1.3  # of a bond, in sums of covalent radii
+EMBED_SEED = 20240613
+
+
+@dataclass(frozen=True)
+class MoleculeOptions:
+    """The form in which molecules are learned."""
+
+    hydrogens: Literal["keep", "remove", "add"] = option(
+        "keep", "keep: as in the file; remove: implicit hydrogens; add: complete them with coordinates"
+    )
+    aromatic: bool = option(False, "learn aromatic bonds as a class of their own; false: single and double")
+    check: bool = option(
+        True, "false: the file holds molecules in this form already, written by an earlier preparation"
+    )
+    max_molecules: int | None = option(None, "take the first ones only; null: all")
+
+
+def read_molecules(
+    paths: str | Path | Sequence[str | Path], options: MoleculeOptions | None = None
+) -> tuple[list[Structure], dict[str, int]]:
+    """Molecules of one or more files, and how many were left out for which reason.
+
+    SMILES files have one SMILES per line (the first field; a heading without molecule is skipped); geometries come
+    from ETKDG and MMFF94, the same in each run. Any other file is read by `datasets.read` and must have bonds.
+
+    Raises:
+        DataError: a file that cannot be read, or nothing usable in any.
+    """
+    options = options or MoleculeOptions()
+    found: list[Structure] = []
+    left_out: Counter[str] = Counter()
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        for raw in _raw(Path(path), options):
+            if options.max_molecules is not None and len(found) >= options.max_molecules:
+                break
+            try:
+                if isinstance(raw, DataError):
+                    raise raw
+                found.append(prepared(raw, options))
+            except DataError as error:
+                left_out[str(error).split(":", maxsplit=1)[0]] += 1
+    if not found:
+        reasons = ", ".join(f"{count} x {text}" for text, count in left_out.most_common(3)) or "empty files"
+        raise DataError(f"no usable molecules in {paths}: {reasons}")
+    return found, dict(left_out.most_common())
+
+
+def prepared(structure: Structure, options: MoleculeOptions) -> Structure:
+    """A molecule in the form in which it is learned: hydrogens, Kekulé bonds, formal charges, nothing else.
+
+    Raises:
+        DataError: no bonds, RDKit refuses them, or several fragments; the text before ":" names the kind.
+    """
+    from rdkit import Chem
+
+    if structure.bonds is None:
+        raise DataError("no bonds: give an SD file, or SMILES")
+    if not options.check:
+        return _bare(structure)
+    mol, reason = sanitised(_bare(structure), implicit_hydrogens=options.hydrogens != "keep")
+    if mol is None:
+        raise DataError(f"RDKit refuses the molecule: {reason}")
+    if n_fragments(structure) > 1:
+        raise DataError("several fragments: give single molecules, without counter-ions and solvent")
+    if options.hydrogens == "remove":
+        mol = Chem.RemoveAllHs(mol)
+    elif options.hydrogens == "add":
+        mol = Chem.AddHs(mol, addCoords=True)
+    if not options.aromatic:
+        Chem.Kekulize(mol, clearAromaticFlags=True)
+    return _bare(Structure.from_rdkit(mol))
+
+
+def embedded(smiles: str, *, seed: int = EMBED_SEED) -> Structure:
+    """A molecule with all hydrogens and a geometry from ETKDG and MMFF94 (UFF for elements that MMFF lacks).
+
+    Raises:
+        DataError: no molecule, or one that cannot be embedded; the text before ":" names the kind.
+    """
+    from rdkit import Chem, rdBase
+    from rdkit.Chem import AllChem
+
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+        if mol is None or not mol.GetNumAtoms():
+            raise DataError(f"no SMILES that RDKit reads: {smiles!r}")
+        mol = Chem.AddHs(mol)
+        if AllChem.EmbedMolecule(mol, randomSeed=seed % 2**31) != 0:
+            raise DataError(f"no geometry found: {smiles!r}")
+        if AllChem.MMFFHasAllMoleculeParams(mol):
+            AllChem.MMFFOptimizeMolecule(mol)
+        elif AllChem.UFFHasAllMoleculeParams(mol):
+            AllChem.UFFOptimizeMolecule(mol)
+    return Structure.from_rdkit(mol)
+
+
+def with_bonds_of(structure: Structure, smiles: str) -> Structure:
+    """A geometry with the bonds and charges of its SMILES, whose atoms (hydrogens last) are in the same order.
+
+    Raises:
+        DataError: other elements, or bonded atoms that are far apart; the text before ":" names the kind.
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+        mol = None if mol is None else Chem.AddHs(mol)
+    if mol is None:
+        raise DataError(f"no SMILES that RDKit reads: {smiles!r}")
+    numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+    if numbers != structure.numbers.tolist():
+        raise DataError(f"atoms are not those of the SMILES in its order: {smiles!r}")
+    geometry = Chem.Conformer(len(numbers))
+    geometry.SetPositions(np.ascontiguousarray(structure.positions))
+    mol.AddConformer(geometry, assignId=True)
+    found = Structure.from_rdkit(mol)
+    if found.bonds is None or not len(found.bonds):
+        return found
+    i, j, _ = found.bonds.T
+    lengths = np.linalg.norm(found.positions[i] - found.positions[j], axis=1)
+    limits = LONGEST * (COVALENT_RADII[found.numbers[i]] + COVALENT_RADII[found.numbers[j]])
+    if (lengths > limits).any():
+        raise DataError(f"bonded atoms are far apart: {smiles!r}, {lengths.max():.2f} Å")
+    return found
+
+
+def _raw(path: Path, options: MoleculeOptions) -> Iterator[Structure | DataError]:
+    if not path.name.lower().removesuffix(".gz").endswith(SMILES_SUFFIXES):
+        yield from iread(path)
+        return
+    for smiles in smiles_of(path):
+        try:
+            yield embedded(smiles)
+        except DataError as error:
+            yield error
+
+
+def smiles_of(path: str | Path) -> Iterator[str]:
+    """The first field of each line (fields end with blanks, commas or tabs); a heading in the first line is skipped.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    from rdkit import Chem, rdBase
+
+    path = Path(path)
+    try:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                fields = line.replace(",", " ").split()
+                if not fields:
+                    continue
+                if number == 0:
+                    with rdBase.BlockLogs():
+                        if Chem.MolFromSmiles(fields[0]) is None:
+                            continue
+                yield fields[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read SMILES: {error}", str(path)) from None
+
+
+def _bare(structure: Structure) -> Structure:
+    """Numbers, positions, bonds and formal charges alone."""
+    charges = structure.arrays.get("formal_charges")
+    return Structure(
+        numbers=structure.numbers,
+        positions=structure.positions,
+        charge=0.0 if charges is None else float(charges.sum()),
+        bonds=structure.bonds,
+        arrays={} if charges is None else {"formal_charges": charges},
+    )

@@ -1,0 +1,194 @@
+"""From a configuration to a trained generator: molecules, vocabulary, model or start weights, training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..datasets.structure import Structure
+from ..training.config import ConfigError, option, to_dict
+from ..training.data import distributed_rank, distributed_world_size
+from ..training.fit import device_of, fit
+from ..training.options import OptimizerOptions, ScheduleOptions, TrainingOptions
+from ..training.run_folder import check_same, package_versions, start_folder
+from ..training.state import seed_generators, torch_settings
+from .data import MoleculeOptions, read_molecules
+from .geometry import Distributions
+from .loader import MoleculeLoader, encode_all
+from .model import EqgatDiff
+from .task import GeneratorTask, LossOptions
+from .vocabulary import Vocabulary
+
+REFERENCES = 5000  # molecules of which the distributions in the checkpoint are made
+
+
+@dataclass(frozen=True)
+class GeneratorModel:
+    """Which model."""
+
+    architecture: str = option("eqgat-diff", "name of the architecture")
+    config: dict[str, Any] = option(
+        {},
+        "hyper-parameters: {preset: default} (published, default, cpu), {network: {layers: 5}}, {diffusion: …}",
+    )
+    init: str | None = option(None, "fine-tune from this checkpoint; null: fresh weights")
+
+
+@dataclass(frozen=True)
+class GeneratorData:
+    """Which molecules, and how they are batched."""
+
+    train: str | list[str] = option([], "SD files, SMILES files or stores with bonds")
+    val: float | str | list[str] = option(
+        0.05, "validation: files, or the fraction of train drawn by training.seed"
+    )
+    molecules: MoleculeOptions = option(MoleculeOptions(), "the form in which molecules are learned")
+    batch_size: int | None = option(64, "molecules per step, over all processes; null: no limit")
+    max_edges: int | None = option(None, "most ordered pairs of atoms per step; null: no limit")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.val, float) and not 0 <= self.val < 1:
+            raise ConfigError(f"val as a fraction must lie in [0, 1), got {self.val}")
+
+
+@dataclass(frozen=True)
+class GeneratorTraining:
+    """The whole configuration of `tesseral train` for a generator of molecules."""
+
+    run: str = option("runs/generator", "folder that the training writes")
+    model: GeneratorModel = option(GeneratorModel(), "the model")
+    data: GeneratorData = option(GeneratorData(), "the data")
+    loss: LossOptions = option(LossOptions(), "weights of the loss terms")
+    optimizer: OptimizerOptions = option(
+        OptimizerOptions(lr=5e-4, weight_decay=1e-12, betas=[0.9, 0.999], amsgrad=True, clip=1.0),
+        "the optimiser",
+    )
+    schedule: ScheduleOptions = option(ScheduleOptions(), "the learning rate")
+    training: TrainingOptions = option(TrainingOptions(), "length, precision, hardware, saving")
+
+
+def train(config: GeneratorTraining, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
+    """Train a generator as the configuration says; returns the last numbers and what was left out of the data.
+
+    Raises:
+        UserError: whatever is wrong with configuration or data, before any training starts.
+        Interrupted: Ctrl-C or SIGTERM, with the state saved.
+    """
+    folder = Path(config.run)
+    device_of(config.training)
+    if resume:
+        check_same(config, folder)
+    with torch_settings(threads=config.training.threads, precision=config.training.precision):
+        seed_generators(config.training.seed)
+        training, validation, left_out = open_molecules(config)
+        model = _model(config, [*training, *validation])
+        print(
+            f"{len(training)} molecules to learn, {len(validation)} to validate: {model.vocabulary.summary()}"
+        )
+        for reason, count in left_out.items():
+            print(f"left out {count}: {reason}")
+        if distributed_rank() == 0 and not resume:
+            start_folder(config, folder, force=force)
+        task = GeneratorTask(model, config.loss, header=_header(config, training, left_out))
+        loaders = [
+            _loader(config, part, model, shuffle=part is training) for part in (training, validation) if part
+        ]
+        metrics = fit(
+            task,
+            loaders[0],
+            loaders[1] if validation else None,
+            folder,
+            training=config.training,
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            resume=resume,
+        )
+    return {"folder": str(folder), "metrics": metrics, "left_out": left_out}
+
+
+def open_molecules(config: GeneratorTraining) -> tuple[list[Structure], list[Structure], dict[str, int]]:
+    """Training molecules, validation molecules, and how many were left out for which reason.
+
+    Raises:
+        ConfigError: no file named, or a fraction that leaves no training molecule.
+        DataError: unreadable files.
+    """
+    data = config.data
+    if not data.train:
+        raise ConfigError("data.train is missing: name at least one file of molecules")
+    molecules, left_out = read_molecules(data.train, data.molecules)
+    if not isinstance(data.val, float):
+        validation, more = read_molecules(data.val, data.molecules) if data.val else ([], {})
+        return molecules, validation, {k: left_out.get(k, 0) + more.get(k, 0) for k in {**left_out, **more}}
+    n = max(1, round(data.val * len(molecules))) if data.val else 0
+    if n >= len(molecules):
+        raise ConfigError(
+            f"data.val={data.val} of {len(molecules)} molecules leaves none to learn; set data.val=0"
+        )
+    drawn = set(np.random.default_rng(config.training.seed).permutation(len(molecules))[:n].tolist())
+    return (
+        [m for k, m in enumerate(molecules) if k not in drawn],
+        [m for k, m in enumerate(molecules) if k in drawn],
+        left_out,
+    )
+
+
+def _model(config: GeneratorTraining, molecules: list[Structure]) -> EqgatDiff:
+    """A fresh model, or the start weights with the frequencies and sizes of the new data; in its dtype."""
+    from . import build, load
+
+    dtype = torch.float64 if config.training.precision == "float64" else torch.float32
+    if config.model.init is None:
+        torch.manual_seed(config.training.seed)
+        vocabulary = Vocabulary.from_structures(molecules)
+        return build(config.model.architecture, config.model.config, vocabulary).to(dtype)
+    if config.model.config:
+        raise ConfigError("model.config and model.init exclude each other: the start weights bring their own")
+    start = load(config.model.init)
+    model = EqgatDiff(start.config, start.vocabulary.recounted(molecules))
+    model.load_state_dict(start.state_dict())
+    return model.to(dtype)
+
+
+def _loader(
+    config: GeneratorTraining, molecules: list[Structure], model: EqgatDiff, *, shuffle: bool
+) -> MoleculeLoader:
+    return MoleculeLoader(
+        encode_all(molecules, model.vocabulary),
+        batch_size=config.data.batch_size,
+        max_edges=config.data.max_edges,
+        shuffle=shuffle,
+        seed=config.training.seed,
+        rank=distributed_rank(),
+        world_size=distributed_world_size(),
+        dtype=model.dtype,
+    )
+
+
+def _header(
+    config: GeneratorTraining, molecules: list[Structure], left_out: dict[str, int]
+) -> dict[str, Any]:
+    """What a checkpoint keeps of its training; names of files without their folders."""
+    files = [config.data.train] if isinstance(config.data.train, str) else config.data.train
+    sections = {
+        name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")
+    }
+    some = np.unique(np.linspace(0, len(molecules) - 1, min(REFERENCES, len(molecules))).astype(int))
+    return {
+        "reference": Distributions.of(molecules[k] for k in some).to_dict(),
+        "provenance": {
+            "data": {
+                "files": [Path(name).name for name in files],
+                "n_molecules": len(molecules),
+                "left_out": left_out,
+                "molecules": to_dict(config.data.molecules),
+            },
+            "training": sections,
+            "init": Path(config.model.init).name if config.model.init else None,
+            "versions": package_versions(),
+        },
+    }

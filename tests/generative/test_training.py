@@ -1,0 +1,143 @@
+"""Molecules of any file in the form in which they are learned, and a training from a configuration to a checkpoint."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+import tesseral
+from tesseral.datasets.errors import DataError
+from tesseral.datasets.structure import Structure
+from tesseral.datasets.write import write
+from tesseral.generative.data import MoleculeOptions, embedded, prepared, read_molecules, with_bonds_of
+from tesseral.generative.fit import GeneratorTraining, open_molecules, train
+from tesseral.generative.sampler import SamplerOptions
+from tesseral.training.config import ConfigError, from_dict
+
+
+def test_hydrogens_and_kekule_form():
+    pyridine = embedded("c1ccncc1")
+    assert (pyridine.bonds[:, 2] == 4).sum() == 6
+    kept = prepared(pyridine, MoleculeOptions())
+    assert kept.n_atoms == 11
+    assert sorted(kept.bonds[:, 2].tolist()) == [1] * 8 + [2] * 3
+    bare = prepared(pyridine, MoleculeOptions(hydrogens="remove"))
+    assert bare.n_atoms == 6
+    assert set(bare.arrays) <= {"formal_charges"}
+    np.testing.assert_array_equal(bare.positions, pyridine.positions[:6])
+    again = prepared(bare, MoleculeOptions(hydrogens="add", aromatic=True))
+    assert again.n_atoms == 11
+    assert (again.bonds[:, 2] == 4).sum() == 6
+
+
+def test_smiles_file_with_heading_and_bad_lines(tmp_path):
+    path = tmp_path / "set.csv.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("smiles,name\nCCO,ethanol\nnonsense,x\n[Na+].[Cl-],salt\nC[N+](=O)[O-],nitromethane\n")
+    molecules, left_out = read_molecules(path)
+    assert [m.formula for m in molecules] == ["C2H6O", "CH3NO2"]
+    assert sum(left_out.values()) == 2
+    assert any("no SMILES" in reason for reason in left_out)
+    assert molecules[1].arrays["formal_charges"].tolist()[:4] == [0, 1, 0, -1]
+    repeated, _ = read_molecules(path)
+    np.testing.assert_array_equal(repeated[0].positions, molecules[0].positions)
+    assert len(read_molecules(path, MoleculeOptions(max_molecules=1))[0]) == 1
+
+
+def test_nothing_usable_says_why(tmp_path):
+    path = tmp_path / "geometry.xyz"
+    write(path, Structure([8, 1, 1], np.eye(3)))
+    with pytest.raises(DataError, match="no bonds"):
+        read_molecules(path)
+
+
+def test_bonds_of_a_smiles_on_a_bare_geometry(shared_data):
+    ethanol = embedded("CCO")
+    bare = Structure(ethanol.numbers, ethanol.positions)
+    assert with_bonds_of(bare, "CCO").bonds.tolist() == ethanol.bonds.tolist()
+    with pytest.raises(DataError, match="order"):
+        with_bonds_of(bare, "OCC")
+    with pytest.raises(DataError, match="far apart"):
+        with_bonds_of(Structure(bare.numbers, 2 * bare.positions), "CCO")
+
+
+def test_geometries_of_qm9_take_the_bonds_of_its_smiles(shared_data):
+    import csv
+
+    import h5py
+
+    with gzip.open(shared_data("qm9/qm9_smiles.csv.gz"), "rt") as file:
+        smiles = {int(row["gdb_index"]): row["smiles"] for row in csv.DictReader(file)}
+    good = 0
+    with h5py.File(shared_data("qm9/qm9_train.h5")) as file:
+        chosen = np.linspace(0, len(file["gdb_index"]) - 1, 200).astype(int)
+        for k in chosen:
+            begin, end = file["offsets"][k : k + 2]
+            frame = Structure(file["numbers"][begin:end], file["positions"][begin:end])
+            try:
+                good += with_bonds_of(frame, smiles[int(file["gdb_index"][k])]).n_atoms > 0
+            except DataError:
+                continue
+    assert good >= 190
+
+
+def configuration(tmp_path, **changes):
+    data = {
+        "run": str(tmp_path / "run"),
+        "model": {
+            "config": {"preset": "cpu", "network": {"scalars": 16, "layers": 2}, "diffusion": {"steps": 10}}
+        },
+        "data": {"train": str(tmp_path / "set.sdf"), "val": 0.2, "batch_size": 8},
+        "training": {"epochs": 2, "threads": 1, "tensorboard": False, "save_every": 1},
+    }
+    for key, value in changes.items():
+        data[key] = {**data.get(key, {}), **value}
+    return from_dict(GeneratorTraining, data)
+
+
+def test_a_set_with_an_unusual_element_trains_and_generates(tmp_path):
+    smiles = ("C[Se]C", "CC[SeH]", "C[Si](C)C", "CCB(O)O", "CC#N") * 4
+    write(tmp_path / "set.sdf", [embedded(s) for s in smiles])
+    result = train(configuration(tmp_path))
+    assert result["left_out"] == {}
+    assert 0 < result["metrics"]["val_loss"] < 100
+    generator = tesseral.load(tmp_path / "run" / "model.safetensors")
+    assert 34 in generator.vocabulary.atoms["element"].values
+    assert generator.card["provenance"]["data"]["n_molecules"] == 16
+    assert len(generator.sample(3, options=SamplerOptions(calls=2))) == 3
+    with pytest.raises(ConfigError, match="--resume"):
+        train(configuration(tmp_path))
+    resumed = train(configuration(tmp_path, training={"epochs": 3}), resume=True)
+    assert resumed["metrics"]["epoch"] == 3
+    with pytest.raises(ConfigError, match=r"data\.batch_size"):
+        train(configuration(tmp_path, data={"batch_size": 4}), resume=True)
+
+
+def test_fine_tuning_takes_classes_from_the_start_and_frequencies_from_the_data(tmp_path):
+    write(tmp_path / "set.sdf", [embedded(s) for s in ("CCO", "CC#N", "CCN") * 3])
+    train(configuration(tmp_path))
+    first = tesseral.load(tmp_path / "run" / "model.safetensors")
+    write(tmp_path / "few.sdf", [embedded("CC#N")] * 6)
+    start = {"config": {}, "init": str(tmp_path / "run" / "model.safetensors")}
+    more = configuration(
+        tmp_path,
+        data={"train": str(tmp_path / "few.sdf")},
+        model=start,
+    )
+    tuned = from_dict(GeneratorTraining, {"run": str(tmp_path / "tuned")}, base=more)
+    train(tuned)
+    second = tesseral.load(tmp_path / "tuned" / "model.safetensors")
+    assert second.vocabulary.atoms["element"].values == first.vocabulary.atoms["element"].values
+    assert second.vocabulary.sizes == {6: 6}
+    assert second.vocabulary.atoms["element"].frequencies[-1] < 1e-4  # no oxygen any more
+    write(tmp_path / "few.sdf", [embedded("CCF")] * 6, overwrite=True)
+    with pytest.raises(DataError, match=r"element 9 .*vocabulary"):
+        train(from_dict(GeneratorTraining, {"run": str(tmp_path / "third")}, base=tuned))
+
+
+def test_data_options_are_checked(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.train is missing"):
+        open_molecules(GeneratorTraining())
+    write(tmp_path / "set.sdf", [embedded("CC#N")])
+    with pytest.raises(ConfigError, match="leaves none"):
+        open_molecules(configuration(tmp_path))
