@@ -100,19 +100,19 @@ def embedded(smiles: str, *, seed: int = EMBED_SEED) -> Structure:
         DataError: no molecule, or one that cannot be embedded; the text before ":" names the kind.
     """
     from rdkit import Chem, rdBase
-    from rdkit.Chem import AllChem
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
         if mol is None or not mol.GetNumAtoms():
             raise DataError(f"no SMILES that RDKit reads: {smiles!r}")
         mol = Chem.AddHs(mol)
-        if AllChem.EmbedMolecule(mol, randomSeed=seed % 2**31) != 0:
+        if rdDistGeom.EmbedMolecule(mol, randomSeed=seed % 2**31) != 0:
             raise DataError(f"no geometry found: {smiles!r}")
-        if AllChem.MMFFHasAllMoleculeParams(mol):
-            AllChem.MMFFOptimizeMolecule(mol)
-        elif AllChem.UFFHasAllMoleculeParams(mol):
-            AllChem.UFFOptimizeMolecule(mol)
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+            rdForceFieldHelpers.MMFFOptimizeMolecule(mol)
+        elif rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
+            rdForceFieldHelpers.UFFOptimizeMolecule(mol)
     return Structure.from_rdkit(mol)
 
 
