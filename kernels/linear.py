@@ -52,14 +52,19 @@ def degree_linear(x: Tensor, weights: Tensor, inputs: Channels, outputs: Channel
     return result
 
 
-def _blocks(inputs: Sequence[int], outputs: Sequence[int]) -> Iterator[tuple[slice, slice, slice, int, int]]:
-    """Columns of x and z of every component, and the slice and shape of its matrix."""
+FEW = 64
+"""Nodes below which one product per degree, with copies, beats one per component, without."""
+
+
+def _degrees(
+    inputs: Sequence[int], outputs: Sequence[int]
+) -> Iterator[tuple[int, int, int, slice, int, int]]:
+    """Components, first columns in x and z, slice and shape of the matrix of every degree."""
     a = b = w = 0
     for l, (c, d) in enumerate(zip(inputs, outputs, strict=False)):
-        for _ in range(2 * l + 1):
-            yield slice(a, a + c), slice(b, b + d), slice(w, w + c * d), c, d
-            a, b = a + c, b + d
-        w += c * d
+        n = 2 * l + 1
+        yield n, a, b, slice(w, w + c * d), c, d
+        a, b, w = a + n * c, b + n * d, w + c * d
 
 
 def _fake(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transposed: bool) -> Tensor:
@@ -70,12 +75,16 @@ def _compute(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transp
     out = _fake(x, w, inputs, outputs, transposed)
     if transposed and len(inputs) > len(outputs):
         out.zero_()
-    for a, b, s, c, d in _blocks(inputs, outputs):
+    for n, a, b, s, c, d in _degrees(inputs, outputs):
         matrix = w[s].view(c, d)
         if transposed:
-            torch.mm(x[:, b], matrix.T, out=out[:, a])
-        else:
-            torch.mm(x[:, a], matrix, out=out[:, b])
+            matrix, a, b, c, d = matrix.T, b, a, d, c
+        if n > 1 and x.shape[0] < FEW:
+            block = x[:, a : a + n * c].reshape(-1, c) @ matrix
+            out[:, b : b + n * d] = block.view(-1, n * d)
+            continue
+        for m in range(n):
+            torch.mm(x[:, a + m * c : a + (m + 1) * c], matrix, out=out[:, b + m * d : b + (m + 1) * d])
     return out
 
 
@@ -109,8 +118,10 @@ def _weight_fake(x: Tensor, z: Tensor, inputs: list[int], outputs: list[int]) ->
 
 def _weight_compute(x: Tensor, z: Tensor, inputs: list[int], outputs: list[int]) -> Tensor:
     out = torch.zeros_like(_weight_fake(x, z, inputs, outputs))
-    for a, b, s, c, d in _blocks(inputs, outputs):
-        out[s].view(c, d).addmm_(x[:, a].T, z[:, b])
+    for n, a, b, s, c, d in _degrees(inputs, outputs):
+        for m in range(n):
+            left, right = x[:, a + m * c : a + (m + 1) * c], z[:, b + m * d : b + (m + 1) * d]
+            out[s].view(c, d).addmm_(left.T, right)
     return out
 
 

@@ -115,7 +115,7 @@ class SpeciesConvolution(Convolution):
         rows = density.shape[2]
         radial = (self.radial * near.norm).split(c, dim=1)
         matrices = [
-            torch.einsum("sc,rc,cd->srd", near.table, g, w * (1.0 / sqrt(c))).flatten()
+            ((near.table.unsqueeze(1) * g) @ (w * (1.0 / sqrt(c)))).flatten()
             for g, w in zip(radial, self.linear.weights, strict=True)
         ]
         inputs = (rows,) * len(matrices)
