@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,9 +15,15 @@ from ..datasets.elements import COVALENT_RADII
 from ..datasets.errors import DataError
 from ..datasets.read import iread
 from ..datasets.structure import Structure
-from ..training.config import option
+from ..training.config import ConfigError, option
 from .chemistry import n_fragments, sanitised
 
+EXTRA: dict[str, Callable[[Any], int]] = {
+    "ring": lambda atom: int(atom.IsInRing()),
+    "aromatic": lambda atom: int(atom.GetIsAromatic()),
+    "hybridisation": lambda atom: int(atom.GetHybridization()),
+}
+"""Variables of an atom that RDKit derives from the bonds."""
 SMILES_SUFFIXES = (".smi", ".smiles", ".txt", ".csv")
 LONGEST = 1.3  # of a bond, in sums of covalent radii
 EMBED_SEED = 20240613
@@ -31,10 +37,20 @@ class MoleculeOptions:
         "keep", "keep: as in the file; remove: implicit hydrogens; add: complete them with coordinates"
     )
     aromatic: bool = option(False, "learn aromatic bonds as a class of their own; false: single and double")
+    extra: list[str] = option(
+        [], "further variables of atoms that are learned along, of ring, aromatic, hybridisation"
+    )
     check: bool = option(
         True, "false: the file holds molecules in this form already, written by an earlier preparation"
     )
     max_molecules: int | None = option(None, "take the first ones only; null: all")
+
+    def __post_init__(self) -> None:
+        unknown = set(self.extra) - set(EXTRA)
+        if unknown:
+            raise ConfigError(
+                f"extra: no variable is called {sorted(unknown)[0]!r}; there are {', '.join(EXTRA)}"
+            )
 
 
 def read_molecules(
@@ -78,7 +94,7 @@ def prepared(structure: Structure, options: MoleculeOptions) -> Structure:
     if structure.bonds is None:
         raise DataError("no bonds: give an SD file, or SMILES")
     if not options.check:
-        return _bare(structure)
+        return _bare(structure, options.extra)
     mol, reason = sanitised(_bare(structure), implicit_hydrogens=options.hydrogens != "keep")
     if mol is None:
         raise DataError(f"RDKit refuses the molecule: {reason}")
@@ -88,9 +104,12 @@ def prepared(structure: Structure, options: MoleculeOptions) -> Structure:
         mol = Chem.RemoveAllHs(mol)
     elif options.hydrogens == "add":
         mol = Chem.AddHs(mol, addCoords=True)
+    extra = {name: np.array([EXTRA[name](atom) for atom in mol.GetAtoms()]) for name in options.extra}
     if not options.aromatic:
         Chem.Kekulize(mol, clearAromaticFlags=True)
-    return _bare(Structure.from_rdkit(mol))
+    found = Structure.from_rdkit(mol)
+    found.arrays.update(extra)
+    return _bare(found, options.extra)
 
 
 def embedded(smiles: str, *, seed: int = EMBED_SEED) -> Structure:
@@ -181,13 +200,14 @@ def smiles_of(path: str | Path) -> Iterator[str]:
         raise DataError(f"cannot read SMILES: {error}", str(path)) from None
 
 
-def _bare(structure: Structure) -> Structure:
-    """Numbers, positions, bonds and formal charges alone."""
-    charges = structure.arrays.get("formal_charges")
+def _bare(structure: Structure, extra: Sequence[str] = ()) -> Structure:
+    """Numbers, positions, bonds, formal charges and the arrays `extra` alone."""
+    arrays = {key: structure.arrays[key] for key in ("formal_charges", *extra) if key in structure.arrays}
+    charges = arrays.get("formal_charges")
     return Structure(
         numbers=structure.numbers,
         positions=structure.positions,
         charge=0.0 if charges is None else float(charges.sum()),
         bonds=structure.bonds,
-        arrays={} if charges is None else {"formal_charges": charges},
+        arrays=arrays,
     )

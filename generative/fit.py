@@ -144,7 +144,7 @@ def _model(config: GeneratorTraining, molecules: list[Structure]) -> EqgatDiff:
     dtype = torch.float64 if config.training.precision == "float64" else torch.float32
     if config.model.init is None:
         torch.manual_seed(config.training.seed)
-        vocabulary = Vocabulary.from_structures(molecules)
+        vocabulary = Vocabulary.from_structures(molecules, extra=tuple(config.data.molecules.extra))
         return build(config.model.architecture, config.model.config, vocabulary).to(dtype)
     if config.model.config:
         raise ConfigError("model.config and model.init exclude each other: the start weights bring their own")

@@ -176,7 +176,8 @@ def _core(path: str, model: EqgatDiff) -> Structure:
     from ..generative.data import MoleculeOptions, prepared
 
     implicit, aromatic = model.vocabulary.implicit_hydrogens, 4 in model.vocabulary.bonds.values
-    options = MoleculeOptions(hydrogens="remove" if implicit else "keep", aromatic=aromatic)
+    extra = [name for name in model.vocabulary.atoms if name not in ("element", "charge")]
+    options = MoleculeOptions(hydrogens="remove" if implicit else "keep", aromatic=aromatic, extra=extra)
     return prepared(read(path, index=0)[0], options)
 
 

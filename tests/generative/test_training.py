@@ -30,6 +30,24 @@ def test_hydrogens_and_kekule_form():
     assert (again.bonds[:, 2] == 4).sum() == 6
 
 
+def test_extra_variables_are_those_of_rdkit_and_are_learned(tmp_path):
+    extra = ["ring", "aromatic", "hybridisation"]
+    furan = prepared(embedded("Cc1ccoc1"), MoleculeOptions(hydrogens="remove", extra=extra))
+    assert furan.arrays["ring"].tolist() == [0, 1, 1, 1, 1, 1]
+    assert furan.arrays["aromatic"].tolist() == [0, 1, 1, 1, 1, 1]
+    assert len(set(furan.arrays["hybridisation"].tolist())) == 2  # sp3, sp2
+    with pytest.raises(ConfigError, match="'rings'"):
+        MoleculeOptions(extra=["rings"])
+    write(tmp_path / "set.sdf", [embedded(s) for s in ("Cc1ccoc1", "CC#N", "CCO")])
+    config = configuration(tmp_path, data={"val": 0.0, "molecules": {"hydrogens": "remove", "extra": extra}})
+    train(config)
+    generator = tesseral.load(tmp_path / "run" / "model.safetensors")
+    assert list(generator.vocabulary.atoms) == ["element", "charge", *extra]
+    assert generator.vocabulary.atoms["hybridisation"].values == (2, 3, 4)  # SP, SP2, SP3 in RDKit
+    drawn = generator.sample(1, options=SamplerOptions(calls=2))[0]
+    assert set(extra) <= set(drawn.arrays)
+
+
 def test_smiles_file_with_heading_and_bad_lines(tmp_path):
     path = tmp_path / "set.csv.gz"
     with gzip.open(path, "wt") as file:
