@@ -78,14 +78,20 @@ def _compute(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transp
     for n, a, b, s, c, d in _degrees(inputs, outputs):
         matrix = w[s].view(c, d)
         if transposed:
-            matrix, a, b, c, d = matrix.T, b, a, d, c
-        if n > 1 and x.shape[0] < FEW:
-            block = x[:, a : a + n * c].reshape(-1, c) @ matrix
-            out[:, b : b + n * d] = block.view(-1, n * d)
-            continue
-        for m in range(n):
-            torch.mm(x[:, a + m * c : a + (m + 1) * c], matrix, out=out[:, b + m * d : b + (m + 1) * d])
+            _map(x, out, matrix.T, n, b, a)
+        else:
+            _map(x, out, matrix, n, a, b)
     return out
+
+
+def _map(x: Tensor, out: Tensor, matrix: Tensor, n: int, a: int, b: int) -> None:
+    """One degree of n components, from column a of x to column b of out."""
+    c, d = matrix.shape
+    if n > 1 and x.shape[0] < FEW:
+        out[:, b : b + n * d] = (x[:, a : a + n * c].reshape(-1, c) @ matrix).view(-1, n * d)
+        return
+    for m in range(n):
+        torch.mm(x[:, a + m * c : a + (m + 1) * c], matrix, out=out[:, b + m * d : b + (m + 1) * d])
 
 
 def _autograd(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transposed: bool) -> Tensor:
