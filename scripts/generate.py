@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ._cli import add_common, check_device, refuse_overwrite, write_json, write_text
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..datasets.structure import Structure
     from ..generative.chemistry import Verdict
     from ..generative.model import EqgatDiff
+    from ..generative.strain import Relaxer
 
 EXAMPLE = "tesseral generate runs/generator/best.safetensors -n 100 -o molecules.sdf --steps 100 --json quality.json"
 CHUNK = 500  # molecules between saves of unfinished work
@@ -48,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--largest-fragment", action="store_true", help="write the largest fragment of each molecule"
     )
+    parser.add_argument(
+        "--relax",
+        metavar="mmff|MODEL",
+        help="relax the valid molecules, by MMFF94 or a potential, and report the strain",
+    )
     parser.add_argument("--reference", metavar="FILE", help="SMILES of the training data, for novelty")
     parser.add_argument(
         "--batch", type=int, metavar="B", help="atom pairs computed at a time (default 60000)"
@@ -75,6 +83,8 @@ def run(args: argparse.Namespace) -> None:
     structures, verdicts = _generate(args, model)
     seconds = time.perf_counter() - start
     report = _report(args, model, structures, verdicts, seconds)
+    if args.relax:
+        report["strain"] = _relax(args, model, structures, verdicts)
     written = _write(args, model, structures, verdicts)
     if args.grid:
         _draw(args.grid, model, structures, verdicts)
@@ -211,6 +221,47 @@ def _report(
     return result
 
 
+def _relax(
+    args: argparse.Namespace, model: EqgatDiff, structures: list[Structure], verdicts: list[Verdict]
+) -> dict[str, Any]:
+    """Put each valid molecule's energy minimum (with all hydrogens) in its place; returns the strain's numbers."""
+    from ..datasets.errors import UserError
+    from ..generative.strain import mmff, relaxed, summary
+
+    relaxer = mmff if args.relax == "mmff" else _by_potential(args.relax, args.device)
+    results, n_failed, reason = [], 0, ""
+    for k, verdict in enumerate(verdicts):
+        if not verdict.valid:
+            continue
+        try:
+            result = relaxed(structures[k], relaxer, implicit_hydrogens=model.vocabulary.implicit_hydrogens)
+        except UserError as error:
+            n_failed, reason = n_failed + 1, str(error)
+            continue
+        result.structure.info["energy_drop_kcal_mol"] = result.drop
+        structures[k] = result.structure
+        results.append(result)
+    if n_failed:
+        print(f"{n_failed} valid molecules were not relaxed, the last because: {reason}")
+    return summary(results, n_failed, Path(args.relax).name)
+
+
+def _by_potential(name: str, device: str) -> Relaxer:
+    """A relaxer by one of our own potentials."""
+    from ..generative.strain import KCAL_PER_EV
+    from ..md.calculator import Calculator
+    from ..md.relax import relax
+
+    calculator = Calculator(name, device=device)
+
+    def run_one(structure: Structure) -> tuple[np.ndarray, float, bool]:
+        result = relax(structure.to_ase(), calculator, fmax=0.05)
+        drop = KCAL_PER_EV * (result.energy_start - result.energy)
+        return result.atoms.positions, drop, result.converged
+
+    return run_one
+
+
 def _reference_smiles(path: str) -> set[str]:
     """Canonical SMILES of a file of SMILES, as generated molecules are written."""
     from rdkit import Chem, rdBase
@@ -290,5 +341,11 @@ def _table(report: dict[str, Any]) -> str:
     ]
     lines = [f"{name:42}{100 * value:6.1f} %" for name, value in rows if value is not None]
     lines += [f"  failed {count:6d}  {reason}" for reason, count in report["failures"].items()]
+    if "energy_drop" in report.get("strain", {}):
+        strain = report["strain"]
+        lines.append(
+            f"strain by {strain['method']}: median energy drop {strain['energy_drop']['median']:.1f} kcal/mol, "
+            f"RMSD {strain['rmsd']['median']:.2f} Å"
+        )
     speed = f"{sampling['molecules_per_second']:.1f} molecules/s, {sampling['steps']} steps on {sampling['device']}"
     return "\n".join([f"{report['n_generated']} generated, {speed}", *lines])

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from tesseral.datasets.errors import DataError
 from tesseral.datasets.structure import Structure
 from tesseral.generative.chemistry import judge, largest_fragment, n_fragments
 from tesseral.generative.geometry import Distributions
 from tesseral.generative.metrics import evaluate, total_variations
+from tesseral.generative.strain import mmff, relaxed, superposed_rmsd
 from tesseral.generative.vocabulary import Vocabulary
 
 
@@ -103,6 +105,33 @@ def test_wasserstein_distance_is_the_shift():
     assert distances["valence"] == 0
     again = Distributions.from_dict(json.loads(json.dumps(b.to_dict())))
     assert a.wasserstein(again) == distances
+
+
+def test_strain_of_a_stretched_molecule(small):
+    ethanol = small.structures(("CCO",), hydrogens=True)[0]
+    minimum = relaxed(ethanol, mmff, implicit_hydrogens=False)
+    assert minimum.converged
+    again = relaxed(minimum.structure, mmff, implicit_hydrogens=False)
+    assert abs(again.drop) < 1e-3
+    assert again.rmsd < 1e-2
+    stretched = minimum.structure.copy()
+    stretched.positions *= 1.05
+    strained = relaxed(stretched, mmff, implicit_hydrogens=False)
+    assert strained.drop > 5
+    assert 0.02 < strained.rmsd < 0.2
+    bare = small.structures(("CCO",))[0]
+    assert relaxed(bare, mmff, implicit_hydrogens=True).structure.n_atoms == 9
+    with pytest.raises(DataError, match="MMFF94"):
+        relaxed(small.structures(("C[SeH]",), hydrogens=True)[0], mmff, implicit_hydrogens=False)
+
+
+def test_rmsd_ignores_place_and_orientation_but_not_handedness():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(6, 3))
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    rotation *= np.linalg.det(rotation)
+    assert superposed_rmsd(a, a @ rotation + 3.0) < 1e-7
+    assert superposed_rmsd(a, -a) > 0.1
 
 
 def test_rates_over_all_that_were_generated(small):

@@ -130,6 +130,32 @@ def test_until_valid_writes_valid_molecules_only(model, tmp_path):
     assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("how", ["mmff", "tesseral-organic"])
+def test_valid_molecules_are_relaxed_with_their_hydrogens(model, tmp_path, how):
+    out, numbers = tmp_path / "x.sdf", tmp_path / "m.json"
+    command = [
+        "generate",
+        model,
+        "-n",
+        "2",
+        "-o",
+        str(out),
+        "--atoms",
+        "2",
+        "--until-valid",
+        "--json",
+        str(numbers),
+    ]
+    assert main([*command, "--relax", how]) == 0
+    strain = json.loads(numbers.read_text())["strain"]
+    assert strain["n_relaxed"] + strain["n_failed"] >= 2
+    assert strain["n_relaxed"] > 0
+    assert strain["energy_drop"]["median"] > 0
+    relaxed = [s for s in read(out) if "energy_drop_kcal_mol" in s.info]
+    assert relaxed
+    assert any((s.numbers == 1).any() for s in relaxed)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
