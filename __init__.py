@@ -6,6 +6,7 @@ Importing the package loads nothing heavy; each public name brings its room alon
     tesseral.load(name_or_path)            any trained model, shipped or your own
     tesseral.Calculator(name_or_path)      the same model as an ASE calculator
     tesseral.relax(atoms, name_or_path)    nearest energy minimum
+    tesseral.generate(model, n)            new molecules from a trained generator
     tesseral.Structure                     one arrangement of atoms with its labels
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .datasets.read import read as read
     from .datasets.structure import Structure as Structure
+    from .generative import generate as generate
     from .md.calculator import Calculator as Calculator
     from .md.relax import relax as relax
 
@@ -24,6 +26,7 @@ _PUBLIC = {
     "read": ".datasets.read",
     "Calculator": ".md.calculator",
     "relax": ".md.relax",
+    "generate": ".generative",
 }
 _MODEL_ROOMS = ("potentials", "generative", "models")
 

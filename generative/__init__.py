@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ..datasets.errors import UserError
 
 if TYPE_CHECKING:
+    from ..datasets.structure import Structure
     from .model import EqgatDiff
     from .vocabulary import Vocabulary
 
 ARCHITECTURES = {"eqgat-diff": "model:EqgatDiff"}
 """Name in configs and checkpoints -> module:class in this room."""
 
-__all__ = ["ARCHITECTURES", "architecture", "build", "load", "save"]
+__all__ = ["ARCHITECTURES", "architecture", "build", "generate", "load", "save"]
 
 
 def architecture(name: str) -> type[EqgatDiff]:
@@ -72,6 +73,29 @@ def load(path: str | Path, *, device: str = "cpu", dtype: Any = None) -> EqgatDi
     model.to(device=device, dtype=wanted or stored)
     model.card = header
     return model.eval()
+
+
+def generate(
+    model: EqgatDiff | str | Path, n: int, *, steps: int | None = None, device: str = "cpu", **settings: Any
+) -> list[Structure]:
+    """Draw `n` molecules; `structure.to_rdkit(sanitize=False)` makes RDKit molecules of them.
+
+    Args:
+        model: a generator, or the path of its checkpoint.
+        n: number of molecules.
+        steps: network calls; None: one for each noise level of the model.
+        device: for a model that is loaded here.
+        settings: `seed`, `atoms`, `fixed` and more of `EqgatDiff.sample`.
+
+    Raises:
+        UserError: no such model, or wishes that it cannot meet.
+    """
+    from .sampler import SamplerOptions
+
+    if steps is not None:
+        settings["options"] = SamplerOptions(calls=steps)
+    generator = load(model, device=device) if isinstance(model, str | Path) else model
+    return generator.sample(n, **settings)
 
 
 def save(

@@ -43,7 +43,7 @@ def test_public_names_are_listed_and_lazy():
     code += "rooms = lambda: [r for r in ('datasets', 'md') if f'tesseral.{r}' in sys.modules]\n"
     code += "print(rooms()); tesseral.Structure; print(rooms())"
     lines = python(code).stdout.splitlines()
-    assert lines == ["['Calculator', 'Structure', 'load', 'read', 'relax']", "[]", "['datasets']"]
+    assert lines == ["['Calculator', 'Structure', 'generate', 'load', 'read', 'relax']", "[]", "['datasets']"]
 
 
 def test_every_public_name_resolves():
