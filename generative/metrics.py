@@ -11,6 +11,7 @@ import numpy as np
 from ..datasets.structure import Structure
 from .chemistry import Verdict, judge
 from .geometry import UNITS, Distributions
+from .library import library_metrics
 from .vocabulary import Vocabulary, atom_values
 
 
@@ -66,6 +67,8 @@ def evaluate(
     if reference_smiles and distinct:
         known = set(reference_smiles)
         result["novelty"] = _share(s not in known for s in distinct)
+    if distinct:
+        result["library"] = library_metrics(sorted(distinct), sorted(reference_smiles))
     if reference is not None:
         distances = Distributions.of(structures).wasserstein(reference)
         result["wasserstein"] = {k: {"value": v, "unit": UNITS[k]} for k, v in distances.items()}

@@ -9,6 +9,7 @@ from tesseral.datasets.errors import DataError
 from tesseral.datasets.structure import Structure
 from tesseral.generative.chemistry import judge, largest_fragment, n_fragments
 from tesseral.generative.geometry import Distributions
+from tesseral.generative.library import library_metrics
 from tesseral.generative.metrics import evaluate, total_variations
 from tesseral.generative.strain import mmff, relaxed, superposed_rmsd
 from tesseral.generative.vocabulary import Vocabulary
@@ -132,6 +133,24 @@ def test_rmsd_ignores_place_and_orientation_but_not_handedness():
     rotation *= np.linalg.det(rotation)
     assert superposed_rmsd(a, a @ rotation + 3.0) < 1e-7
     assert superposed_rmsd(a, -a) > 0.1
+
+
+def test_library_numbers():
+    alone = library_metrics(["c1ccccc1O"])
+    assert alone["diversity"] is None
+    assert alone["scaffolds"] == 1
+    from rdkit import Chem
+    from rdkit.Chem import QED
+
+    two = library_metrics(["c1ccccc1O", "c1ccccc1N"], reference=["c1ccccc1O", "CCCC"])
+    assert two["scaffolds"] == 0.5  # benzene twice
+    expected = np.mean([QED.qed(Chem.MolFromSmiles(s)) for s in ("c1ccccc1O", "c1ccccc1N")])
+    assert two["qed"] == pytest.approx(expected)
+    similarity = 1 - two["diversity"]
+    assert 0.2 < similarity < 0.9
+    assert two["nearest"] == pytest.approx((1 + similarity) / 2)  # phenol itself, and phenol for aniline
+    assert two["sa"] is None or 0.8 < two["sa"] <= 1
+    assert library_metrics(["CCO", "CCO"])["diversity"] == pytest.approx(0)
 
 
 def test_rates_over_all_that_were_generated(small):
