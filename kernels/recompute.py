@@ -29,7 +29,9 @@ def in_slices(
         row_bytes: size of the intermediates of one row.
     """
     rows = max(1, SLICE_BYTES // max(row_bytes, 1))
-    if torch.compiler.is_compiling() or nodes[0].shape[0] <= 1:
+    n = nodes[0].shape[0]
+    # A compiler decides by itself what to keep; slices of a number of rows that it leaves free cannot be recorded.
+    if torch.compiler.is_compiling() or not isinstance(n, int) or n <= 1:
         return function(*nodes, *shared)
     (out,) = _Sliced.apply(lambda *a: (function(*a),), len(nodes), 1, rows, *nodes, *shared)
     return out  # type: ignore[no-any-return]

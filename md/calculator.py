@@ -7,10 +7,9 @@ request computes anew.
 
 from __future__ import annotations
 
-import hashlib
 from copy import deepcopy
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +25,8 @@ from ..datasets.errors import UserError
 from ..datasets.graph import Graph, graph_from_structure
 from ..datasets.neighbors import SkinList
 from ..datasets.structure import Structure
+from ..potentials import locate
+from ..potentials.artefact import SUFFIX, Artefact, artefact_beside
 from ..potentials.base import energy_and_gradient, predict
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from ..potentials.base import Potential, Prediction
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+SMALL = 32
+"""Atoms up to which an artefact is faster than the kernels, whose calls cost more than their work there.
+
+Measured with the shipped models on one CPU thread: see the table of README's benchmarks."""
 ENERGIES = ("energy", "free_energy", "energies")
 
 
@@ -45,8 +50,10 @@ class Calculator(AseCalculator):
     """ASE calculator of a tesseral potential.
 
     Arguments:
-        model: a shipped model's name, the path of a checkpoint, or a `Potential`. A `Potential` is copied:
-            what happens to the original later (training, `.to`) does not change this calculator.
+        model: a shipped model's name, the path of a checkpoint or of an artefact (``.pt2``, `tesseral export`), or
+            a `Potential`. A `Potential` is copied: what happens to the original later (training, `.to`) does not
+            change this calculator. An artefact that lies beside the checkpoint and was exported from it is used
+            for structures of at most `SMALL` atoms, where it is faster than the kernels.
         device: "cpu", "cuda", "cuda:1" …; None: the model's own device, the CPU for a name or path.
         dtype: "float32" or "float64"; None: as the model was stored.
         skin: Å added to the neighbour list so that steps can share it; results never depend on it.
@@ -74,7 +81,8 @@ class Calculator(AseCalculator):
         skin: float = 0.5,
     ) -> None:
         super().__init__()
-        self.model = own_model(model, device=device, dtype=dtype)
+        self.model: Any = own_model(model, device=device, dtype=dtype)
+        self.artefact = self._artefact(model)
         self.model_name = str(model) if isinstance(model, (str, PathLike)) else self.model.architecture
         self.neighbors = SkinList(self.model.cutoff, skin)
         self._inputs: dict[str, Any] = {}
@@ -96,10 +104,7 @@ class Calculator(AseCalculator):
 
     def fingerprint(self) -> str:
         """Hash of all weights: equal for equal models, whatever their file is called."""
-        digest = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            digest.update(name.encode() + str(tensor.dtype).encode() + tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return self.model.fingerprint()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last result: exact comparison of what the model reads, and of nothing else.
@@ -145,12 +150,12 @@ class Calculator(AseCalculator):
             )
         forces = any(name not in ENERGIES for name in properties)
         graph = self.graph(structure_atoms)
-        prediction = predict(
-            self.model,
-            graph,
-            forces=forces,
-            stress="auto" if forces else False,
-        )
+        stress: Literal["auto", False] = "auto" if forces else False
+        model = self.artefact if self.artefact is not None and len(structure_atoms) <= SMALL else self.model
+        if isinstance(model, Artefact):
+            prediction = model.predict(graph, forces=forces, stress=stress)
+        else:
+            prediction = predict(model, graph, forces=forces, stress=stress)
         results = self._results(prediction)
         self.results, self.atoms = results, structure_atoms.copy()
         self._inputs = self._read_inputs(structure_atoms)
@@ -182,6 +187,16 @@ class Calculator(AseCalculator):
             raise StressUndefinedError(
                 "the virial was asked of a structure without periodic axes; set atoms.pbc first"
             )
+        virial = -self._strain_derivative(self.graph(atoms))
+        periodic = atoms.cell.array[atoms.pbc]
+        span = np.linalg.pinv(periodic) @ periodic  # projector on the periodic directions
+        return span @ virial @ span
+
+    def _strain_derivative(self, graph: Graph) -> np.ndarray:
+        """Derivative of the energy with respect to strain (3, 3) in eV."""
+        if isinstance(self.model, Artefact):
+            xx, yy, zz, yz, xz, xy = _numpy(self.model.evaluate(graph)[3])
+            return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
         found: list[torch.Tensor] = []
 
         def keep(
@@ -191,12 +206,18 @@ class Calculator(AseCalculator):
             found.extend((vectors, gradient))
             return energies, gradient
 
-        predict(self.model, self.graph(atoms), stress=False, energy_and_gradient=keep)
+        predict(self.model, graph, stress=False, energy_and_gradient=keep)
         vectors, gradient = (tensor.double() for tensor in found)
-        virial = -_numpy(vectors.T @ gradient)
-        periodic = atoms.cell.array[atoms.pbc]
-        span = np.linalg.pinv(periodic) @ periodic  # projector on the periodic directions
-        return span @ (virial + virial.T) / 2 @ span
+        outer = _numpy(vectors.T @ gradient)
+        return (outer + outer.T) / 2
+
+    def _artefact(self, model: Potential | str | PathLike[str]) -> Artefact | None:
+        """What runs small structures: the model itself if it is an artefact, or the one beside its checkpoint."""
+        if isinstance(self.model, Artefact):
+            return self.model
+        if not isinstance(model, (str, PathLike)):
+            return None
+        return artefact_beside(locate(str(model)), self.model)
 
     def _read_inputs(self, atoms: Atoms) -> dict[str, Any]:
         """The entries of atoms.info that the model reads ("charge", "spin"); None where there is none."""
@@ -228,9 +249,11 @@ def own_model(
     *,
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
-) -> Potential:
+) -> Potential | Artefact:
     """The model, frozen, on the device and in the dtype; a `Potential` handed in is copied."""
     kind = parse_dtype(dtype)
+    if isinstance(model, (str, PathLike)) and str(model).endswith(SUFFIX):
+        return Artefact(str(model), device=device, dtype=kind)
     if isinstance(model, (str, PathLike)):
         from ..potentials import load
 

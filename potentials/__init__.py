@@ -83,6 +83,11 @@ def load(name_or_path: str | Path, *, device: str = "cpu", dtype: Any = None) ->
     from ..training.checkpoint import read_checkpoint
 
     path = locate(name_or_path)
+    if path.suffix == ".pt2":
+        raise UserError(
+            f"{path} is an exported artefact, which `tesseral md`, `tesseral relax` and the calculator run; give the "
+            "checkpoint that it was exported from here"
+        )
     header, tensors = read_checkpoint(path)
     if header.get("room") != "potentials":
         raise UserError(f"{path} holds a model of room {header.get('room')!r}, not a potential")

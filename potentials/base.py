@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -114,18 +115,50 @@ class Potential(nn.Module, ABC):
             UserError: an element that the model was not trained on.
         """
         index: Tensor = self.species_index[numbers]
-        if bool((index < 0).any()):
-            unknown = sorted({SYMBOLS[int(z)] for z in numbers[index < 0]})
-            known = " ".join(SYMBOLS[z] for z in self.elements)
-            raise UserError(
-                f"this model does not know {', '.join(unknown)}; it knows {known}. "
-                "Use a model trained on these elements (`tesseral info` lists the shipped ones)."
-            )
+        check_known(numbers, index, self.elements)
         return index
+
+    def fingerprint(self) -> str:
+        """Hash of all weights: equal for equal models, whatever their file is called."""
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode() + str(tensor.dtype).encode() + tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def config_dict(self) -> dict[str, Any]:
         """Hyper-parameters as plain data, for the checkpoint's header."""
         return asdict(self.config)
+
+
+def check_known(numbers: Tensor, index: Tensor, elements: tuple[int, ...]) -> None:
+    """Refuse elements whose index is negative.
+
+    Raises:
+        UserError: naming them and those that the model knows.
+    """
+    if bool((index < 0).any()):
+        unknown = sorted({SYMBOLS[int(z)] for z in numbers[index.to(numbers.device) < 0]})
+        known = " ".join(SYMBOLS[z] for z in elements)
+        raise UserError(
+            f"this model does not know {', '.join(unknown)}; it knows {known}. "
+            "Use a model trained on these elements (`tesseral info` lists the shipped ones)."
+        )
+
+
+def checked_periodic(graph: Graph, stress: bool | Literal["auto"]) -> Tensor:
+    """``(G,)`` True where three axes are periodic, so that there is a stress.
+
+    Raises:
+        UserError: stress is demanded (True) of a structure that has none.
+    """
+    periodic = graph.pbc.all(dim=1)
+    if stress is True and not bool(periodic.all()):
+        which = int((~periodic).nonzero()[0])
+        raise UserError(
+            f"structure {which} of the batch has periodic axes {graph.pbc[which].tolist()}: stress needs three. "
+            "Set pbc=True and a cell, or do not ask for stress."
+        )
+    return periodic
 
 
 def energy_and_gradient(
@@ -166,22 +199,15 @@ def predict(
         forces: also compute forces.
         stress: True demands it for every structure, "auto" gives it where three axes are periodic, False skips it.
         create_graph: keep the graph of the gradient, for training on forces.
-        energy_and_gradient: how the two are evaluated (eager by default, see `compile_gradient`).
+        energy_and_gradient: how the two are evaluated (eager by default, see `potentials.compiled`).
 
     Raises:
         UserError: unknown element, or stress demanded of a structure without three periodic axes.
     """
-    periodic = graph.pbc.all(dim=1)
-    if stress is True and not bool(periodic.all()):
-        which = int((~periodic).nonzero()[0])
-        raise UserError(
-            f"structure {which} of the batch has periodic axes {graph.pbc[which].tolist()}: stress needs three. "
-            "Set pbc=True and a cell, or do not ask for stress."
-        )
+    periodic = checked_periodic(graph, stress)
     species = model.species(graph.numbers)
     plan = GraphPlan.build(graph.edge_index, graph.row_ptr)
     vectors = graph.edge_vectors()
-    n_atoms = graph.numbers.shape[0]
     want_stress = stress is True or (stress == "auto" and bool(periodic.any()))
     if forces or want_stress:
         energies, gradient = energy_and_gradient(
@@ -198,53 +224,32 @@ def predict(
     energy = torch.zeros(graph.n_graphs, dtype=torch.float64, device=energies.device)
     result = Prediction(energy.index_add(0, graph.batch, energies), energies)
     if forces and gradient is not None:
-        net = torch.zeros(n_atoms, 3, dtype=gradient.dtype, device=gradient.device)
-        result.forces = net.index_add(0, plan.target, gradient).index_add(0, plan.source, -gradient)
+        result.forces = net_forces(gradient, plan)
     if want_stress and gradient is not None:
         result.stress_mask = periodic
         result.stress = _stress(graph, vectors.to(gradient.dtype), gradient, plan, periodic)
     return result
 
 
+def net_forces(gradient: Tensor, plan: GraphPlan) -> Tensor:
+    """Forces ``(N, 3)`` of the gradient ``(E, 3)`` with respect to edge vectors."""
+    net = torch.zeros(plan.n_nodes, 3, dtype=gradient.dtype, device=gradient.device)
+    return net.index_add(0, plan.target, gradient).index_add(0, plan.source, -gradient)
+
+
+def strain_derivative(outer: Tensor) -> Tensor:
+    """Derivative ``(G, 6)`` of the energy with respect to strain, in Voigt order.
+
+    Args:
+        outer: ``(G, 3, 3)`` sums over edges of v (x) dE/dv.
+    """
+    pairs = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+    return torch.stack([0.5 * (outer[:, i, j] + outer[:, j, i]) for i, j in pairs], dim=-1)
+
+
 def _stress(graph: Graph, vectors: Tensor, gradient: Tensor, plan: GraphPlan, periodic: Tensor) -> Tensor:
     """Stress (G, 6) in ASE's sign and Voigt order; rows of structures without three periodic axes are 0."""
     outer = (vectors[:, :, None] * gradient[:, None, :]).flatten(1)
     virial = outer.new_zeros(graph.n_graphs, 9).index_add(0, graph.batch[plan.target], outer).view(-1, 3, 3)
-    virial = 0.5 * (virial + virial.transpose(1, 2))
     volume = torch.linalg.det(graph.cell.double()).abs().to(virial.dtype)
-    full = virial / torch.where(periodic, volume, 1.0)[:, None, None] * periodic[:, None, None]
-    return torch.stack([full[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], dim=-1)
-
-
-def compile_gradient() -> EnergyAndGradient:
-    """A compiled `energy_and_gradient` for training on forces and for repeated evaluation.
-
-    The gradient is taken inside the compiled region, which is what makes the double backward of a force loss
-    compile. Valid for models made of plain torch operations (tested for every shipped architecture); sizes are
-    dynamic, so batches of other sizes do not compile again.
-    """
-    compiled: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {}
-
-    def run(
-        model: Potential, species: Tensor, vectors: Tensor, plan: GraphPlan, *, create_graph: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        if vectors.numel() == 0:
-            return energy_and_gradient(model, species, vectors, plan, create_graph=create_graph)
-        if id(model) not in compiled:
-
-            def evaluate(species: Tensor, vectors: Tensor, *plan: Tensor) -> tuple[Tensor, Tensor]:
-                def total(v: Tensor) -> tuple[Tensor, Tensor]:
-                    energies = model.atomic_energies(species, v, GraphPlan(*plan))
-                    return energies.sum(), energies
-
-                gradient, (_, energies) = torch.func.grad_and_value(total, has_aux=True)(vectors)
-                return energies, gradient
-
-            compiled[id(model)] = torch.compile(evaluate, dynamic=True, fullgraph=True)
-        context = torch.enable_grad() if create_graph else torch.no_grad()
-        with context:
-            return compiled[id(model)](
-                species, vectors.detach(), plan.source, plan.target, plan.row_ptr
-            )
-
-    return run
+    return strain_derivative(virial) / torch.where(periodic, volume, 1.0)[:, None] * periodic[:, None]

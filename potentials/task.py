@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from ..datasets.errors import UserError
 from ..datasets.graph import Graph
 from ..training.data import group_weights
 from ..training.task import Losses, Task
-from .base import EnergyAndGradient, Potential, compile_gradient, energy_and_gradient, predict
+from .base import EnergyAndGradient, Potential, energy_and_gradient, predict
+from .compiled import COVERED, compile_gradient
 from .loss import SCALES, TERMS, UNITS, Errors, LossOptions, errors_of, loss_terms
 
 COMPILE_TOLERANCE = 1e-3  # relative error of the gradient of all weights
+TRIALS = 3  # steps that are timed, eager and compiled
 
 
 class CompileError(UserError):
@@ -81,15 +84,20 @@ class PotentialTask(Task):
         save(self.model, path, {**self.header, "metrics": finite}, force=True)
 
 
-def use_compiled(task: PotentialTask, batch: Graph) -> None:
+def use_compiled(task: PotentialTask, batch: Graph) -> tuple[float, float]:
     """Let the task evaluate its model through torch.compile, after a trial on one batch.
 
     The trial compares the gradients of all weights with those of the eager model: a wrong double backward
     would not be noticed otherwise.
 
+    Returns:
+        Seconds of an eager and of a compiled step on the batch.
+
     Raises:
-        CompileError: the model cannot be compiled here, or gives other gradients.
+        CompileError: no test covers the architecture, it cannot be compiled here, or gives other gradients.
     """
+    if task.model.architecture not in COVERED:
+        raise CompileError(f"no test covers the compiled gradients of {task.model.architecture}")
     parameters = [p for p in task.parameters() if p.requires_grad]
 
     def gradients() -> list[Tensor]:
@@ -97,10 +105,10 @@ def use_compiled(task: PotentialTask, batch: Graph) -> None:
         found = torch.autograd.grad(losses.totals.sum(), parameters, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
-    eager = gradients()
+    eager, slow = gradients(), _seconds(gradients)
     task.evaluate = compile_gradient()
     try:
-        compiled = gradients()
+        compiled, fast = gradients(), _seconds(gradients)
     except Exception as error:  # whatever the compiler stumbles over
         task.evaluate = energy_and_gradient
         raise CompileError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
@@ -109,6 +117,17 @@ def use_compiled(task: PotentialTask, batch: Graph) -> None:
     if not difference < COMPILE_TOLERANCE:
         task.evaluate = energy_and_gradient
         raise CompileError(f"compiled gradients differ from eager ones by {float(difference):.1e}")
+    return slow, fast
+
+
+def _seconds(step: Callable[[], list[Tensor]]) -> float:
+    """The shortest of a few steps."""
+    times = []
+    for _ in range(TRIALS):
+        start = perf_counter()
+        float(step()[0].sum())  # waits for a GPU
+        times.append(perf_counter() - start)
+    return min(times)
 
 
 def error_sums(errors: Errors) -> Tensor:

@@ -21,6 +21,7 @@ COMMANDS = {
     "relax": ("tesseral.scripts.relax", "relax structures to the nearest energy minimum"),
     "md": ("tesseral.scripts.md", "molecular dynamics"),
     "generate": ("tesseral.scripts.generate", "draw molecules from a trained generator"),
+    "export": ("tesseral.scripts.export", "compile a model into one file for C++ hosts and small systems"),
     "report": ("tesseral.scripts.report", "one static HTML page of a training or MD run"),
     "demo": ("tesseral.scripts.demo", "train, evaluate, relax and simulate in a few minutes, with a report"),
     "bench": ("tesseral.scripts.bench", "side-by-side timings"),

@@ -5,6 +5,7 @@ import torch
 
 from tesseral.datasets.statistics import Statistics
 from tesseral.potentials import ARCHITECTURES, build
+from tesseral.potentials.compiled import COVERED
 from tesseral.testing.contract import PotentialContract, molecule, perturb
 from tesseral.testing.symmetry import symmetry_report
 
@@ -25,6 +26,8 @@ SMALL_FACET = {
 
 
 class TestTesseral(PotentialContract):
+    compiles = True
+
     def build(self, elements):
         config = {"channels": [12, 8], "field_channels": 8, "scalars": 12, "cutoff": 4.0}
         return build("tesseral", config, statistics(elements))
@@ -49,6 +52,7 @@ class TestFacet(PotentialContract):
     mirror_safe = False
     exact_isolated_atom = False
     twice_smooth = False
+    compiles = True
 
     def build(self, elements):
         return build("facet", SMALL_FACET, statistics(elements))
@@ -57,6 +61,11 @@ class TestFacet(PotentialContract):
 def test_every_architecture_has_a_contract():
     tested = {"tesseral", "facet"}
     assert set(ARCHITECTURES) == tested
+
+
+def test_training_compiles_what_is_tested_only():
+    tested = {kind.build(kind(), (1, 6)).architecture for kind in (TestTesseral, TestFacet) if kind.compiles}
+    assert set(COVERED) == tested
 
 
 @pytest.mark.parametrize(("preset", "count"), [("facet-small", 270_383), ("facet-s", 253_055)])
