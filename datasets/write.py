@@ -145,9 +145,23 @@ def _write_sdf(path: Path, frames: Iterable[Structure]) -> int:
     count = 0
     with Chem.SDWriter(str(path)) as writer:
         for structure in frames:
-            writer.write(structure.to_rdkit(sanitize=False))
+            mol = structure.to_rdkit(sanitize=False)
+            writer.SetKekulize(_has_kekule_form(mol))
+            writer.write(mol)
             count += 1
     return count
+
+
+def _has_kekule_form(mol: Any) -> bool:
+    """Whether aromatic bonds can be written as single and double ones; else they are written as they are."""
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        try:
+            Chem.Kekulize(Chem.Mol(mol))
+        except ValueError:
+            return False
+    return True
 
 
 def _write_ase(path: Path, frames: Iterable[Structure], target: Path) -> int:

@@ -129,8 +129,10 @@ def canonical_smiles(mol: Mol) -> str:
     """Canonical SMILES without stereo marks and hydrogen atoms: what uniqueness and novelty compare."""
     from rdkit import Chem, rdBase
 
+    which = Chem.RemoveHsParameters()
+    which.removeDefiningBondStereo = True  # the hydrogen of an imine, which else would stay
     with rdBase.BlockLogs():
-        bare = Chem.RemoveHs(mol, sanitize=False)
+        bare = Chem.RemoveHs(mol, which, sanitize=False)
         for atom in bare.GetAtoms():  # explicit or implicit: written the same
             atom.SetNoImplicit(False)
             if not atom.GetNumRadicalElectrons() and not atom.GetIsAromatic():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..datasets.structure import Structure
+from .hydrogens import implicit_hydrogens
 from .vocabulary import ARRAYS, NO_BOND, Vocabulary, atom_values, check_bonds
 
 
@@ -135,7 +136,10 @@ def collate(molecules: Sequence[Encoded], dtype: torch.dtype = torch.float32) ->
 
 
 def decode(batch: Molecules, vocabulary: Vocabulary) -> list[Structure]:
-    """The structures of a batch: elements, bonds and formal charges; further variables in `arrays`."""
+    """The structures of a batch: elements, bonds, formal charges, hydrogens that are no atoms; further variables.
+
+    Charges, implicit hydrogens (where the vocabulary has none of their own) and further variables are in `arrays`.
+    """
     sizes = batch.layout.n_atoms.tolist()
     atoms = _split(batch.atoms, sizes)
     positions = _split(batch.positions.double(), sizes)
@@ -152,13 +156,16 @@ def _decode_one(
     orders[~np.eye(n, dtype=bool)] = vocabulary.bonds.decode(bonds)
     i, j = np.nonzero(np.triu(orders))
     numbers = values.pop("element")
-    return Structure(
+    found = Structure(
         numbers=numbers,
         positions=positions,
         charge=float(values["charge"].sum()),
         bonds=np.stack([i, j, orders[i, j]], 1),
         arrays={ARRAYS.get(name, name): array for name, array in values.items()},
     )
+    if vocabulary.implicit_hydrogens:
+        found.arrays["implicit_hydrogens"] = implicit_hydrogens(found)
+    return found
 
 
 def _split(values: Tensor, sizes: list[int]) -> list[np.ndarray]:

@@ -90,6 +90,16 @@ def test_sd_file_there_and_back(tmp_path):
     np.testing.assert_array_equal(frames[1].labels["forces"], structure.labels["forces"])
 
 
+def test_aromatic_bonds_without_kekule_form_are_written_as_they_are(tmp_path):
+    ring = [[k, (k + 1) % 5, 4] for k in range(5)]
+    structure = Structure([6] * 5, np.eye(5, 3), bonds=ring)
+    benzene = Structure.from_rdkit(embedded("c1ccccc1"))
+    assert write(tmp_path / "a.sdf", [structure, benzene]) == 2
+    first, second = read(tmp_path / "a.sdf")
+    np.testing.assert_array_equal(first.bonds, ring)
+    assert set(second.bonds[:, 2]) == {1, 2}
+
+
 def test_a_broken_sd_record_is_named(tmp_path):
     write(tmp_path / "a.sdf", Structure([6], [[0, 0, 0]], bonds=np.zeros((0, 3))))
     text = (tmp_path / "a.sdf").read_text()

@@ -36,6 +36,12 @@ def test_real_molecules_pass_everything(small):
             assert verdict.smiles == Chem.CanonSmiles(text)
 
 
+def test_smiles_have_no_hydrogen_that_marks_a_double_bond(small):
+    imine = small.structures(("CC=N",), hydrogens=True)[0]
+    verdict = judge(imine, implicit_hydrogens=False)
+    assert verdict.smiles == "CC=N"
+
+
 def test_missing_and_excess_bonds_are_told_apart():
     radical = judge(methane(bonds=[[0, k, 1] for k in range(1, 4)]), implicit_hydrogens=False)
     assert radical.reason == "2 fragments"
