@@ -40,8 +40,8 @@ def load(name_or_path: Any, *, device: str = "cpu", dtype: Any = None) -> Any:
     from pathlib import Path
 
     room = "potentials"
-    if Path(name_or_path).is_file():
-        checkpoint = import_module(".training.checkpoint", __name__)
+    checkpoint = import_module(".training.checkpoint", __name__)
+    if Path(name_or_path).is_file() or checkpoint.is_sharded(name_or_path):
         room = checkpoint.read_header(name_or_path).get("room", room)
         if room not in _MODEL_ROOMS:
             errors = import_module(".datasets.errors", __name__)

@@ -308,7 +308,8 @@ def _fresh_folder(folder: Path, force: bool) -> None:
         )
     for name in (*RESULTS, "metrics.csv", FACTS, "config.yaml"):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "tb", ignore_errors=True)
+    for name in ("tb", "weights"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
 
 

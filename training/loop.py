@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from ..datasets.errors import UserError
 from . import distributed
-from .checkpoint import STATE_FORMAT, read_checkpoint, write_checkpoint
+from .checkpoint import STATE_FORMAT, read_checkpoint, write_checkpoint, write_shards
 from .fit import STATE_NAME, StopSignals
 from .records import Records
 from .state import flatten, random_state, seed_generators, set_random_state, unflatten
@@ -189,6 +189,8 @@ class LightningTask(pl.LightningModule):
         self._check_finite()
         self.trainer.save_checkpoint(self.state_path)
         self.saved_step = self.trainee.progress.step
+        if self.trainee.training.shard_mb is not None:
+            self._export_shards(self.trainee.training.shard_mb)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
@@ -243,6 +245,17 @@ class LightningTask(pl.LightningModule):
         if distributed.rank() == 0:
             with self.trainee.average.applied():
                 self.task.export(self.folder / name, row)
+
+    def _export_shards(self, max_mb: float) -> None:
+        """The averaged weights as small files, beside the full state."""
+        if distributed.rank() != 0:
+            return
+        whole, progress = self.folder / ".weights.safetensors", self.trainee.progress
+        row = {**self.metrics, "epoch": progress.epoch, "step": progress.step}
+        self._export(whole.name, row)
+        header, tensors = read_checkpoint(whole)
+        write_shards(self.folder / "weights", tensors, header, max_mb=max_mb, force=True)
+        whole.unlink()
 
     def _record(self, row: dict[str, Any]) -> None:
         progress, part = self.trainee.progress, "train" if self.validation_loader is None else "val"

@@ -87,6 +87,11 @@ class TrainingOptions:
         None, "stop after this many validations without improvement; null: never"
     )
     save_every: int = option(200, "steps between saves of the resumable state")
+    shard_mb: float | None = option(
+        None,
+        "at each save also keep the averaged weights in RUN/weights, as bf16 in files of at most so many MB, from "
+        "which model.init goes on in a further run; null: no",
+    )
     tensorboard: bool = option(True, "write TensorBoard files to RUN/tb")
 
     def __post_init__(self) -> None:
@@ -95,6 +100,8 @@ class TrainingOptions:
                 raise ConfigError(f"{key} must be at least 1, got {getattr(self, key)}")
         if self.max_time is not None and self.max_time <= 0:
             raise ConfigError(f"max_time must be positive minutes or null, got {self.max_time}")
+        if self.shard_mb is not None and self.shard_mb <= 0:
+            raise ConfigError(f"shard_mb must be positive MB or null, got {self.shard_mb}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must lie in [0, 1), got {self.ema}")
         if self.threads is not None and not 1 <= self.threads <= (os.cpu_count() or 1) * 4:

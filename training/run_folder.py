@@ -34,7 +34,8 @@ def start_folder(config: Any, folder: Path, *, force: bool, also: Sequence[str] 
         )
     for name in (*RESULTS, "metrics.csv", CONFIG, *also):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "tb", ignore_errors=True)
+    for name in ("tb", "weights"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(to_yaml(config), encoding="utf-8")
 

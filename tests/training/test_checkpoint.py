@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from tesseral.training import checkpoint
-from tesseral.training.checkpoint import CheckpointError, read_checkpoint, read_header, write_checkpoint
+from tesseral.training.checkpoint import (
+    CheckpointError,
+    is_sharded,
+    read_checkpoint,
+    read_header,
+    write_checkpoint,
+    write_shards,
+)
 
 HEADER = {"room": "potentials", "architecture": "facet", "reference_energies": {"1": -13.6}, "metrics": {}}
 
@@ -148,3 +155,77 @@ def test_reading_a_header_does_not_load_torch(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == ["potentials", False]
+
+
+def many_tensors():
+    """300 kB in matrices, and what must keep its precision."""
+    generator = torch.Generator().manual_seed(0)
+    found = {f"layer.{k}": torch.randn(50, 100, generator=generator) for k in range(15)}
+    return {
+        **found,
+        "bias": torch.full((100,), 1 / 3),
+        "table": torch.ones(2, 2, dtype=torch.float64) / 3,
+        "count": torch.tensor(3),
+    }
+
+
+@pytest.mark.parametrize("by", ["folder", "first file"])
+def test_shards_open_as_one_checkpoint(tmp_path, by):
+    tensors = many_tensors()
+    folder = write_shards(tmp_path / "w", tensors, HEADER, max_mb=0.05)
+    files = sorted(folder.iterdir())
+    assert len(files) >= 3
+    assert max(file.stat().st_size for file in files) <= 50_000
+    path = folder if by == "folder" else files[0]
+    header, back = read_checkpoint(path)
+    assert header == {**HEADER, "format": "tesseral", "format_version": checkpoint.FORMAT_VERSION}
+    assert read_header(path) == header
+    assert back.keys() == tensors.keys()
+    assert back["layer.3"].dtype == torch.bfloat16
+    torch.testing.assert_close(back["layer.3"].float(), tensors["layer.3"], rtol=2**-8, atol=0)
+    for name in ("bias", "table", "count"):
+        assert back[name].dtype == tensors[name].dtype
+        assert torch.equal(back[name], tensors[name])
+
+
+def test_whole_shards_keep_every_bit_and_are_the_same_each_time(tmp_path):
+    tensors = many_tensors()
+    one = write_shards(tmp_path / "one", tensors, HEADER, max_mb=0.1, half=False)
+    two = write_shards(tmp_path / "two", tensors, HEADER, max_mb=0.1, half=False)
+    assert [f.read_bytes() for f in sorted(one.iterdir())] == [f.read_bytes() for f in sorted(two.iterdir())]
+    back = read_checkpoint(one)[1]
+    assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
+
+
+def test_shards_that_do_not_belong_together_are_refused(tmp_path):
+    folder = write_shards(tmp_path / "w", many_tensors(), HEADER, max_mb=0.05)
+    other = write_shards(tmp_path / "o", {k: t + 1 for k, t in many_tensors().items()}, HEADER, max_mb=0.05)
+    second = sorted(folder.iterdir())[1]
+    with pytest.raises(CheckpointError, match="later part of a model"):
+        read_checkpoint(second)
+    second.write_bytes((other / second.name).read_bytes())
+    with pytest.raises(CheckpointError, match="another checkpoint"):
+        read_checkpoint(folder)
+    second.unlink()
+    with pytest.raises(CheckpointError, match="no such checkpoint file"):
+        read_checkpoint(folder)
+    sorted(folder.iterdir())[0].unlink()
+    with pytest.raises(CheckpointError, match="0 first parts"):
+        read_checkpoint(folder)
+
+
+def test_shards_replace_only_shards(tmp_path):
+    folder = write_shards(tmp_path / "w", many_tensors(), HEADER, max_mb=0.05)
+    with pytest.raises(CheckpointError, match="--force"):
+        write_shards(folder, {}, HEADER)
+    write_shards(folder, {"a": torch.ones(1)}, HEADER, force=True)
+    assert [file.name for file in folder.iterdir()] == ["weights-00001-of-00001.safetensors"]
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="other files"):
+        write_shards(folder, {}, HEADER, force=True)
+    assert is_sharded(folder)
+    assert not is_sharded(tmp_path)
+    assert not is_sharded(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="tensor wide needs"):
+        write_shards(tmp_path / "wide", {"wide": torch.ones(100, 100)}, HEADER, max_mb=0.01)
+    assert sorted(os.listdir(tmp_path)) == ["w"]
