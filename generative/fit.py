@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .data import MoleculeOptions, read_molecules
 from .geometry import Distributions
 from .loader import MoleculeLoader, encode_all
 from .model import EqgatDiff
-from .task import GeneratorTask, LossOptions
+from .task import GeneratorTask, LossOptions, compile_network
 from .vocabulary import Vocabulary
 
 REFERENCES = 5000  # molecules of which the distributions in the checkpoint are made
@@ -35,7 +35,9 @@ class GeneratorModel:
         {},
         "hyper-parameters: {preset: default} (published, default, cpu), {network: {layers: 5}}, {diffusion: …}",
     )
-    init: str | None = option(None, "fine-tune from this checkpoint; null: fresh weights")
+    init: str | None = option(
+        None, "go on or fine-tune from this checkpoint, a file or the folder RUN/weights; null: fresh weights"
+    )
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,22 @@ def train(config: GeneratorTraining, *, resume: bool = False, force: bool = Fals
             print(f"left out {count}: {reason}")
         if distributed_rank() == 0 and not resume:
             start_folder(config, folder, force=force)
-        task = GeneratorTask(model, config.loss, header=_header(config, training, left_out))
+        before = _steps_before(model)
+        task = GeneratorTask(model, config.loss, header=_header(config, training, left_out, before))
         loaders = [
-            _loader(config, part, model, shuffle=part is training) for part in (training, validation) if part
+            _loader(config, part, model, shuffle=part is training, seed=config.training.seed + before)
+            for part in (training, validation)
+            if part
         ]
+        if config.training.compile is True:
+            device = device_of(config.training)
+            compile_network(task.to(device), next(iter(loaders[0])).to(device))
         metrics = fit(
             task,
             loaders[0],
             loaders[1] if validation else None,
             folder,
-            training=config.training,
+            training=replace(config.training, seed=config.training.seed + before),
             optimizer=config.optimizer,
             schedule=config.schedule,
             resume=resume,
@@ -151,18 +159,29 @@ def _model(config: GeneratorTraining, molecules: list[Structure]) -> EqgatDiff:
     start = load(config.model.init)
     model = EqgatDiff(start.config, start.vocabulary.recounted(molecules))
     model.load_state_dict(start.state_dict())
+    model.card = start.card
     return model.to(dtype)
 
 
+def _steps_before(model: EqgatDiff) -> int:
+    """Steps that went into the start weights; a further run draws another order of the data and other noise.
+
+    The seed is shifted by it, so that runs of a few minutes one after the other do not see the same numbers again;
+    which molecules validate depends on `training.seed` alone.
+    """
+    before = model.card.get("provenance", {}).get("steps_before", 0)
+    return int(before + model.card.get("training_metrics", {}).get("step", 0))
+
+
 def _loader(
-    config: GeneratorTraining, molecules: list[Structure], model: EqgatDiff, *, shuffle: bool
+    config: GeneratorTraining, molecules: list[Structure], model: EqgatDiff, *, shuffle: bool, seed: int
 ) -> MoleculeLoader:
     return MoleculeLoader(
         encode_all(molecules, model.vocabulary),
         batch_size=config.data.batch_size,
         max_edges=config.data.max_edges,
         shuffle=shuffle,
-        seed=config.training.seed,
+        seed=seed,
         rank=distributed_rank(),
         world_size=distributed_world_size(),
         dtype=model.dtype,
@@ -170,7 +189,7 @@ def _loader(
 
 
 def _header(
-    config: GeneratorTraining, molecules: list[Structure], left_out: dict[str, int]
+    config: GeneratorTraining, molecules: list[Structure], left_out: dict[str, int], before: int
 ) -> dict[str, Any]:
     """What a checkpoint keeps of its training; names of files without their folders."""
     files = [config.data.train] if isinstance(config.data.train, str) else config.data.train
@@ -189,6 +208,7 @@ def _header(
             },
             "training": sections,
             "init": Path(config.model.init).name if config.model.init else None,
+            "steps_before": before,
             "versions": package_versions(),
         },
     }

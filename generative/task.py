@@ -18,6 +18,7 @@ from .model import EqgatDiff
 from .molecules import Layout, Molecules
 from .streams import Streams
 
+COMPILE_TOLERANCE = 1e-3  # of the gradient's norm
 TERM_WEIGHTS = {"element": 0.4, "charge": 1.0, "ring": 0.5, "aromatic": 0.7, "hybridisation": 1.0}
 
 
@@ -112,6 +113,36 @@ class GeneratorTask(Task):
 
         finite = {key: value for key, value in metrics.items() if abs(value) < float("inf")}
         save(self.model, path, {**self.header, "training_metrics": finite}, force=True)
+
+
+def compile_network(task: GeneratorTask, batch: Molecules) -> None:
+    """Let the task's network run through torch.compile, for any size, after a trial on one batch.
+
+    The trial compares the gradients of all weights with those of the eager network, at the same noise.
+
+    Raises:
+        ConfigError: it cannot be compiled here, or gives other gradients; the network is eager then.
+    """
+    parameters = [p for p in task.parameters() if p.requires_grad]
+
+    def gradient() -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            losses = task.losses(batch, training=True)
+        found = torch.autograd.grad(losses.totals.sum(), parameters, allow_unused=True)
+        return torch.cat([g.flatten() for g in found if g is not None])
+
+    eager = gradient()
+    try:
+        task.model.network.compile(dynamic=True)
+        compiled = gradient()
+        difference = float((compiled - eager).norm() / eager.norm())
+        problem = None if difference < COMPILE_TOLERANCE else f"gradients differ by {difference:.1e}"
+    except Exception as error:  # whatever the compiler stumbles over
+        problem = str(error).strip().splitlines()[0]
+    if problem:
+        task.model.network._compiled_call_impl = None
+        raise ConfigError(f"training.compile=true: {problem}; set training.compile=false")
 
 
 def per_molecule(prediction: Prediction, clean: Molecules) -> Tensor:
