@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class GeneratorTask(Task):
         super().__init__()
         self.model, self.header = model, dict(header or {})
         self.variables = tuple(model.vocabulary.atoms)
+        self.measure = "rmsd" if model.config.diffusion.target == "data" else "noise_rms"
         self.term_weights = (loss or LossOptions()).of(self.variables)
 
     def losses(self, batch: Molecules, *, training: bool) -> Losses:
@@ -81,9 +82,11 @@ class GeneratorTask(Task):
             streams = Streams(0, numbers)
             time = 1 + (diffusion.config.steps * (2 * numbers + 1)) // (2 * n)
         with torch.no_grad():
+            if training and batch.pockets is not None:
+                batch = replace(batch, pockets=batch.pockets.jittered(streams))
             noisy = diffusion.noised(batch, time, streams)
         prediction = self.model(noisy, time)
-        terms = batch.weight * per_molecule(prediction, batch)
+        terms = batch.weight * per_molecule(prediction, batch, diffusion.position_weights(time))
         totals = (terms * diffusion.weights[time].unsqueeze(1)).sum(0)
         counts = torch.full_like(totals, batch.weight * n)
         sums = torch.cat([terms.detach().sum(0), hits(prediction, batch), counts[:1]])
@@ -93,11 +96,11 @@ class GeneratorTask(Task):
         return self.term_weights
 
     def report(self, sums: Tensor) -> dict[str, float]:
-        """Mean errors: RMS of coordinates in Å, share of right classes of each variable and of bonds."""
+        """Mean errors: RMS of coordinates in Å (or of their noise), share of right classes of atoms and bonds."""
         values, k = sums.tolist(), len(self.variables)
         n = max(values[-1], 1e-12)
         right = values[k + 2 :]
-        report = {"rmsd": (3 * values[0] / n) ** 0.5}
+        report = {self.measure: (3 * values[0] / n) ** 0.5}
         for name, (hit, count) in zip((*self.variables, "bond"), _pairs(right[:-1]), strict=True):
             report[f"{name}_accuracy"] = hit / max(count, 1.0)
         return report
@@ -106,7 +109,8 @@ class GeneratorTask(Task):
         accuracies = [
             f"{name} {100 * metrics[f'{name}_accuracy']:.1f}%" for name in (*self.variables, "bond")
         ]
-        return f"rmsd {metrics['rmsd']:.3f} Å  right " + "  ".join(accuracies)
+        name = "rmsd" if self.measure == "rmsd" else "noise rms"
+        return f"{name} {metrics[self.measure]:.3f} Å  right " + "  ".join(accuracies)
 
     def export(self, path: str | Path, metrics: Mapping[str, float]) -> None:
         from . import save
@@ -145,10 +149,15 @@ def compile_network(task: GeneratorTask, batch: Molecules) -> None:
         raise ConfigError(f"training.compile=true: {problem}; set training.compile=false")
 
 
-def per_molecule(prediction: Prediction, clean: Molecules) -> Tensor:
-    """Loss terms ``(G, K + 2)`` of each molecule, without weights: coordinates (Å²), variables of atoms, bonds."""
+def per_molecule(prediction: Prediction, clean: Molecules, scale: Tensor | None = None) -> Tensor:
+    """Loss terms ``(G, K + 2)`` of each molecule, without weights: coordinates (Å²), variables of atoms, bonds.
+
+    `scale` ``(G,)`` multiplies the error of coordinates: see :meth:`.diffusion.Diffusion.position_weights`.
+    """
     layout = clean.layout
     square = (prediction.positions - clean.positions).square().mean(-1)
+    if scale is not None:
+        square = square * scale.to(square.dtype)[layout.batch]
     atoms = [
         cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, classes, reduction="none")
         for logits, classes in zip(prediction.atoms, clean.atoms.unbind(1), strict=True)

@@ -46,6 +46,21 @@ def recording(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
+class _Whole(torch.autograd.Function):
+    """Gives a computed value its gradient node: the case of one group of inputs, with half the overhead."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Any, others: Any, value: Any, *inputs: Any) -> Any:
+        ctx.gradient = gradient
+        ctx.save_for_backward(*inputs, *others)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Any) -> Any:  # type: ignore[override]
+        gradients = ctx.gradient(cotangent, *ctx.saved_tensors)
+        return (None, None, None, *(gradients if isinstance(gradients, tuple) else (gradients,)))
+
+
 class _Share(torch.autograd.Function):
     """Gives a computed value its gradient nodes; every node receives the whole cotangent."""
 
@@ -59,21 +74,16 @@ class _Share(torch.autograd.Function):
         return (None, *(cotangent for _ in range(ctx.n)))
 
 
-class _Node(torch.autograd.Function):
+class _Node(_Whole):
     """A zero of the value's shape without memory, whose backward is the gradient of a group of inputs."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Any, others: Any, value: Any, *inputs: Any) -> Any:
         # `others` come in a tuple, unseen by autograd: they must not make this node run for their sake. They keep
         # their own history, so the gradient can be differentiated with respect to them too.
-        ctx.gradient, ctx.n = gradient, len(inputs)
+        ctx.gradient = gradient
         ctx.save_for_backward(*inputs, *others)
         return value.new_zeros(()).expand(value.shape)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Any) -> Any:  # type: ignore[override]
-        gradients = ctx.gradient(cotangent, *ctx.saved_tensors)
-        return (None, None, None, *(gradients if isinstance(gradients, tuple) else (gradients,)))
 
 
 def with_gradients(value: Any, *groups: tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]) -> Any:
@@ -88,9 +98,9 @@ def with_gradients(value: Any, *groups: tuple[Callable[..., Any], tuple[Any, ...
         groups: ``(gradient, inputs, others)``: ``gradient(cotangent, *inputs, *others)`` returns the gradients of
             the inputs, made of differentiable operations.
     """
-    nodes = [
-        _Node.apply(gradient, others, value, *inputs)
-        for gradient, inputs, others in groups
-        if any(t.requires_grad for t in inputs)
-    ]
+    wanted = [group for group in groups if any(t.requires_grad for t in group[1])]
+    if len(wanted) == 1:
+        gradient, inputs, others = wanted[0]
+        return _Whole.apply(gradient, others, value, *inputs)
+    nodes = [_Node.apply(gradient, others, value, *inputs) for gradient, inputs, others in wanted]
     return _Share.apply(value, *nodes) if nodes else value

@@ -6,7 +6,8 @@ matrices transposed, and the outer product that gives the matrices' gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,19 +54,20 @@ def degree_linear(x: Tensor, weights: Tensor, inputs: Channels, outputs: Channel
     return result
 
 
-FEW = 64
-"""Nodes below which one product per degree, with copies, beats one per component, without."""
-
-
-def _degrees(
-    inputs: Sequence[int], outputs: Sequence[int]
-) -> Iterator[tuple[int, int, int, slice, int, int]]:
+def _degrees(inputs: Sequence[int], outputs: Sequence[int]) -> list[tuple[int, int, int, slice, int, int]]:
     """Components, first columns in x and z, slice and shape of the matrix of every degree."""
+    return _degrees_of(tuple(inputs), tuple(outputs))
+
+
+@lru_cache
+def _degrees_of(inputs: Channels, outputs: Channels) -> list[tuple[int, int, int, slice, int, int]]:
     a = b = w = 0
+    found = []
     for l, (c, d) in enumerate(zip(inputs, outputs, strict=False)):
         n = 2 * l + 1
-        yield n, a, b, slice(w, w + c * d), c, d
+        found.append((n, a, b, slice(w, w + c * d), c, d))
         a, b, w = a + n * c, b + n * d, w + c * d
+    return found
 
 
 def _fake(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transposed: bool) -> Tensor:
@@ -76,6 +78,7 @@ def _compute(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transp
     out = _fake(x, w, inputs, outputs, transposed)
     if transposed and len(inputs) > len(outputs):
         out.zero_()
+    x = x.contiguous()
     for n, a, b, s, c, d in _degrees(inputs, outputs):
         matrix = w[s].view(c, d)
         if transposed:
@@ -86,13 +89,14 @@ def _compute(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transp
 
 
 def _map(x: Tensor, out: Tensor, matrix: Tensor, n: int, a: int, b: int) -> None:
-    """One degree of n components, from column a of x to column b of out."""
+    """One degree of n components, from column a of contiguous x to column b of out, in one product without copies."""
     c, d = matrix.shape
-    if n > 1 and x.shape[0] < FEW:
-        out[:, b : b + n * d] = (x[:, a : a + n * c].reshape(-1, c) @ matrix).view(-1, n * d)
+    if n == 1:
+        torch.mm(x[:, a : a + c], matrix, out=out[:, b : b + d])
         return
-    for m in range(n):
-        torch.mm(x[:, a + m * c : a + (m + 1) * c], matrix, out=out[:, b + m * d : b + (m + 1) * d])
+    shape, start = (n, x.shape[0]), x.storage_offset()
+    rows = x.as_strided((*shape, c), (c, x.stride(0), 1), start + a)
+    torch.bmm(rows, matrix.expand(n, c, d), out=out.as_strided((*shape, d), (d, out.stride(0), 1), b))
 
 
 def _autograd(x: Tensor, w: Tensor, inputs: list[int], outputs: list[int], transposed: bool) -> Tensor:

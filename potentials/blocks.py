@@ -5,6 +5,7 @@ Features are flat: ``(N, sum of (2l+1) C_l)``, degree-major, m outer, channel in
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -17,6 +18,28 @@ from ..kernels.irreps import Channels, irreps_norm, join, split
 from ..kernels.linear import degree_linear
 from ..kernels.message import Coupling, GraphPlan, message, species_density
 from ..kernels.sphere import SphereGrid, grid_mlp
+
+
+class Kept:
+    """A tensor made of weights: made in every call while they are trained, kept while they are frozen."""
+
+    def __init__(self) -> None:
+        self._weights: list[Tensor] = []
+        self._key: list[tuple[int, int]] = []
+        self._value: Tensor | None = None
+
+    def __call__(self, weights: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
+        """`make()`, which reads nothing but `weights`."""
+        if any(w.requires_grad or w.is_inference() for w in weights) or torch.compiler.is_compiling():
+            return make()
+        key = [(w.data_ptr(), w._version) for w in weights]
+        if self._value is None or key != self._key:
+            # The aliases keep the storages alive: no other weights can come to lie at the same addresses.
+            self._weights, self._key, self._value = [w.detach() for w in weights], key, make()
+        return self._value
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Kept:
+        return Kept()
 
 
 class DegreeLinear(nn.Module):
@@ -32,11 +55,14 @@ class DegreeLinear(nn.Module):
         n = min(len(inputs), len(outputs))
         self.inputs, self.outputs = inputs, outputs[:n]
         self.weights = nn.ParameterList(nn.Parameter(torch.randn(inputs[l], outputs[l])) for l in range(n))
+        self._merged = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map flat features."""
-        weights = torch.cat([(w * (1.0 / sqrt(max(w.shape[0], 1)))).flatten() for w in self.weights])
-        return degree_linear(x, weights, self.inputs, self.outputs)
+        return degree_linear(x, self._merged(list(self.weights), self._merge), self.inputs, self.outputs)
+
+    def _merge(self) -> Tensor:
+        return torch.cat([(w * (1.0 / sqrt(max(w.shape[0], 1)))).flatten() for w in self.weights])
 
 
 @dataclass(frozen=True)
@@ -90,10 +116,12 @@ class Convolution(nn.Module):
         self.radial = nn.Parameter(torch.empty(n_radial, self.coupling.n_weights))
         nn.init.xavier_normal_(self.radial)
         self.linear = DegreeLinear(self.coupling.outputs, outputs)
+        self._merged = Kept()
 
     def forward(self, own: Tensor, near: Neighbourhood) -> Tensor:
         """Normalised messages of the flat features ``own``."""
-        messages = message(own, near.edges, self.radial * near.norm, near.plan, self.coupling)
+        radial = self._merged([self.radial, near.norm], lambda: self.radial * near.norm)
+        messages = message(own, near.edges, radial, near.plan, self.coupling)
         mapped: Tensor = self.linear(messages)
         return mapped
 
@@ -112,14 +140,21 @@ class SpeciesConvolution(Convolution):
             return super().forward(own, near)
         n = self.coupling.n_harmonics
         density = species_density(near.edges, near.species, n_species, n, near.plan)
-        rows = density.shape[2]
+        weights = self._merged(
+            [self.radial, near.norm, near.table, *self.linear.weights], lambda: self._merge(near)
+        )
+        inputs = (density.shape[2],) * len(self.linear.outputs)
+        return degree_linear(density.flatten(1), weights, inputs, self.linear.outputs)
+
+    def _merge(self, near: Neighbourhood) -> Tensor:
+        """One map from densities to messages: species features, radial weights and the linear map multiplied."""
+        c = near.table.shape[1]
         radial = (self.radial * near.norm).split(c, dim=1)
         matrices = [
             ((near.table.unsqueeze(1) * g) @ (w * (1.0 / sqrt(c)))).flatten()
             for g, w in zip(radial, self.linear.weights, strict=True)
         ]
-        inputs = (rows,) * len(matrices)
-        return degree_linear(density.flatten(1), torch.cat(matrices), inputs, self.linear.outputs)
+        return torch.cat(matrices)
 
 
 class GridMixer(nn.Module):
