@@ -11,7 +11,9 @@ from ..datasets.errors import UserError
 
 if TYPE_CHECKING:
     from ..datasets.structure import Structure
+    from .conditions import Conditions
     from .model import EqgatDiff
+    from .pocket import PocketFacts
     from .vocabulary import Vocabulary
 
 ARCHITECTURES = {"eqgat-diff": "model:EqgatDiff"}
@@ -33,20 +35,27 @@ def architecture(name: str) -> type[EqgatDiff]:
     return found
 
 
-def build(name: str, config: Mapping[str, Any], vocabulary: Vocabulary) -> EqgatDiff:
-    """A fresh model from its architecture's name, plain hyper-parameters and the vocabulary of its data.
+def build(
+    name: str,
+    config: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    *,
+    conditions: Conditions | None = None,
+    pockets: PocketFacts | None = None,
+) -> EqgatDiff:
+    """A fresh model from its architecture's name, plain hyper-parameters and what is known of its data.
 
     Raises:
         UserError: unknown architecture or hyper-parameter.
     """
-    return architecture(name).from_config(config, vocabulary)
+    return architecture(name).from_config(config, vocabulary, conditions=conditions, pockets=pockets)
 
 
 def load(path: str | Path, *, device: str = "cpu", dtype: Any = None) -> EqgatDiff:
     """A trained generator, in evaluation mode; its header is `.card`.
 
     Args:
-        path: a checkpoint file.
+        path: a checkpoint, one file or a folder of small ones.
         device: where to put it.
         dtype: torch dtype or its name; None keeps the stored one.
 
@@ -56,12 +65,20 @@ def load(path: str | Path, *, device: str = "cpu", dtype: Any = None) -> EqgatDi
     import torch
 
     from ..training.checkpoint import read_checkpoint
+    from .conditions import Conditions
+    from .pocket import PocketFacts
     from .vocabulary import Vocabulary
 
     header, tensors = read_checkpoint(path)
     if header.get("room") != "generative":
         raise UserError(f"{path} holds a model of room {header.get('room')!r}, not a generator of molecules")
-    model = build(header["architecture"], header["config"], Vocabulary.from_dict(header["vocabulary"]))
+    model = build(
+        header["architecture"],
+        header["config"],
+        Vocabulary.from_dict(header["vocabulary"]),
+        conditions=Conditions.from_dict(header["conditions"]) if "conditions" in header else None,
+        pockets=PocketFacts.from_dict(header["pockets"]) if "pockets" in header else None,
+    )
     stored = getattr(torch, header.get("dtype", "float32"))
     model.to(stored)
     missing, unexpected = model.load_state_dict(tensors, strict=False)
@@ -85,7 +102,7 @@ def generate(
         n: number of molecules.
         steps: network calls; None: one for each noise level of the model.
         device: for a model that is loaded here.
-        settings: `seed`, `atoms`, `fixed` and more of `EqgatDiff.sample`.
+        settings: `seed`, `atoms`, `fixed`, `properties`, `pocket` and more of `EqgatDiff.sample`.
 
     Raises:
         UserError: no such model, or wishes that it cannot meet.
@@ -115,6 +132,8 @@ def save(
         "config": model.config_dict(),
         "vocabulary": model.vocabulary.to_dict(),
         "elements": list(model.vocabulary.atoms["element"].values),
+        **({} if model.conditions is None else {"conditions": model.conditions.to_dict()}),
+        **({} if model.pockets is None else {"pockets": model.pockets.to_dict()}),
         "units": {"length": "Å"},
         "dtype": str(model.dtype).removeprefix("torch."),
     }

@@ -1,6 +1,8 @@
 """The joint noise process of a molecule: coordinates Gaussian and centred, elements, charges and bonds categorical.
 
-Source: Le et al., EQGAT-diff, arXiv 2309.17296; schedules per variable: Vignac et al., MiDi, arXiv 2302.09048.
+The alternatives that the paper compares with are options: Gaussian noise on one-hot classes, and a network whose
+coordinates are read as noise. Source: Le et al., EQGAT-diff, arXiv 2309.17296; schedules per variable: Vignac et al.,
+MiDi, arXiv 2302.09048.
 """
 
 from __future__ import annotations
@@ -10,15 +12,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from ..training.config import ConfigError, option
 from .eqgat import Prediction
 from .molecules import Layout, Molecules
-from .noise import CategoricalNoise, GaussianNoise, Times, centred
+from .pocket import Pockets
+from .noise import CategoricalNoise, ClassNoise, Draw, GaussianClasses, GaussianNoise, Times
 from .schedule import adaptive_cosine, snr_weights
-from .streams import Streams, choose
-from .vocabulary import Vocabulary
+from .streams import Streams
+from .vocabulary import Classes, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class DiffusionConfig:
     position_exponent: float = option(2.5, "exponent of the schedule of coordinates: larger = noised later")
     bond_exponent: float = option(1.5, "exponent of the schedule of bonds")
     atom_exponent: float = option(1.0, "exponent of the schedule of elements, charges and further variables")
+    classes: Literal["categorical", "gaussian"] = option(
+        "categorical", "noise of elements, charges, bonds: categorical (published), or Gaussian on one-hot channels"
+    )
+    target: Literal["data", "noise"] = option(
+        "data", "what the network's coordinates are: the clean molecule (published), or x_t plus the noise in it"
+    )
     amplitude: Literal["level", "root"] = option(
         "level", "amplitude of the clean coordinates: the schedule's level (published), or its root"
     )
@@ -71,19 +79,13 @@ class Diffusion:
         self, config: DiffusionConfig, vocabulary: Vocabulary, device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.vocabulary, self.device = config, vocabulary, torch.device(device)
-        atoms = adaptive_cosine(config.steps, config.atom_exponent)
-        positions = adaptive_cosine(config.steps, config.position_exponent)
-        self.positions = GaussianNoise(positions if config.amplitude == "level" else positions.sqrt()).to(
-            device
-        )
+        levels = adaptive_cosine(config.steps, config.position_exponent)
+        self.positions = GaussianNoise(self._amplitudes(levels)).to(device)
         self.atoms = [
-            CategoricalNoise(atoms, torch.tensor(c.frequencies, dtype=torch.float64)).to(device)
-            for c in vocabulary.atoms.values()
+            self._class_noise(config.atom_exponent, classes).to(device)
+            for classes in vocabulary.atoms.values()
         ]
-        self.bonds = CategoricalNoise(
-            adaptive_cosine(config.steps, config.bond_exponent),
-            torch.tensor(vocabulary.bonds.frequencies, dtype=torch.float64),
-        ).to(device)
+        self.bonds = self._class_noise(config.bond_exponent, vocabulary.bonds).to(device)
         self.weights = time_weights(config).to(device)
 
     def to(self, device: torch.device | str) -> Diffusion:
@@ -93,36 +95,59 @@ class Diffusion:
         return Diffusion(self.config, self.vocabulary, device)
 
     def channels(self, noisy: Molecules) -> tuple[Tensor, Tensor]:
-        """What a network sees of the classes: one-hot ``(N, A)`` and ``(E, B)``, in the dtype of the positions."""
-        columns = [one_hot(noisy.atoms[:, k], noise.n_classes) for k, noise in enumerate(self.atoms)]
+        """What a network sees of the classes: ``(N, A)`` and ``(E, B)``, in the dtype of the positions."""
+        columns = [noise.channels(x) for noise, x in zip(self.atoms, self._split(noisy.atoms), strict=True)]
         dtype = noisy.positions.dtype
-        return torch.cat(columns, 1).to(dtype), one_hot(noisy.bonds, self.bonds.n_classes).to(dtype)
+        return torch.cat(columns, 1).to(dtype), self.bonds.channels(noisy.bonds).to(dtype)
+
+    def classes(self, state: Molecules) -> Molecules:
+        """A state with its likeliest classes as integers; of categorical noise the state itself."""
+        columns = [noise.classes(x) for noise, x in zip(self.atoms, self._split(state.atoms), strict=True)]
+        return replace(state, atoms=torch.stack(columns, 1), bonds=self.bonds.classes(state.bonds))
+
+    def clean_positions(self, noisy: Molecules, output: Tensor, t: Tensor) -> Tensor:
+        """Clean coordinates ``(N, 3)`` from those of the network, at the time `t` ``(G,)`` of each molecule."""
+        if self.config.target == "data":
+            return output
+        noise = output - noisy.centred(noisy.positions).to(output.dtype)
+        return self.positions.clean(noisy.positions.to(output.dtype), noise, t[noisy.layout.batch])
+
+    def position_weights(self, t: Tensor) -> Tensor | None:
+        """What makes the square error of clean coordinates that of the network's output, at times `t`; None is 1.
+
+        |ε̂ − ε|² = (α/σ)² |x̂ − x|², the signal-to-noise ratio.
+        """
+        if self.config.target == "data":
+            return None
+        return self.positions.alpha[t] ** 2 / self.positions.variance[t]
 
     def noised(self, clean: Molecules, t: Tensor, streams: Streams) -> Molecules:
         """A draw from q(x_t | x_0) at the time `t` ``(G,)`` of each molecule."""
         layout = clean.layout
         of_atom, of_pair = t[layout.batch], t[layout.edge_batch[layout.pairs]]
-        atoms = [noise.forward(clean.atoms[:, k], of_atom) for k, noise in enumerate(self.atoms)]
-        bonds = self.bonds.forward(clean.bonds[layout.pairs], of_pair)
-        noise = self.centred_noise(layout, streams).to(clean.positions.dtype)
-        positions = centred(clean.positions, layout.batch, layout.n_atoms)
-        return replace(
-            clean,
-            atoms=self._draw_atoms(layout, atoms, streams),
-            bonds=self._draw_bonds(layout, bonds, streams),
-            positions=self.positions.forward(positions, noise, of_atom),
-        )
+        noise = self.noise(clean, streams).to(clean.positions.dtype)
+        of_atoms, of_bonds = _draws(layout, streams)
+        atoms = [p.noised(x, of_atom, of_atoms) for p, x in zip(self.atoms, clean.atoms.unbind(1), strict=True)]
+        bonds = self.bonds.noised(clean.bonds[layout.pairs], of_pair, of_bonds)
+        positions = self.positions.forward(clean.centred(clean.positions), noise, of_atom)
+        return replace(clean, atoms=self._join(atoms), bonds=layout.both_ways(bonds), positions=positions)
 
-    def prior(self, layout: Layout, streams: Streams, dtype: torch.dtype = torch.float32) -> Molecules:
+    def prior(
+        self,
+        layout: Layout,
+        streams: Streams,
+        dtype: torch.dtype = torch.float32,
+        *,
+        context: Tensor | None = None,
+        pockets: Pockets | None = None,
+    ) -> Molecules:
         """Molecules of pure noise: where sampling starts."""
-        n_atoms, n_pairs = len(layout.batch), len(layout.pairs)
-        atoms = [noise.marginals.expand(n_atoms, -1) for noise in self.atoms]
-        return Molecules(
-            layout,
-            self._draw_atoms(layout, atoms, streams),
-            self._draw_bonds(layout, self.bonds.marginals.expand(n_pairs, -1), streams),
-            self.centred_noise(layout, streams).to(dtype),
-        )
+        of_atoms, of_bonds = _draws(layout, streams)
+        atoms = self._join([noise.prior(of_atoms) for noise in self.atoms])
+        bonds = layout.both_ways(self.bonds.prior(of_bonds))
+        nowhere = torch.zeros(len(layout.batch), 3, dtype=dtype, device=layout.batch.device)
+        start = Molecules(layout, atoms, bonds, nowhere, context=context, pockets=pockets)
+        return replace(start, positions=self.noise(start, streams).to(dtype))
 
     def step(
         self,
@@ -140,54 +165,67 @@ class Diffusion:
         Args:
             noisy: x_t. prediction: its logits give the probabilities of the classes. streams: random numbers.
             t, s: times, one for the whole batch.
-            eta: 1 = ancestral, 0 = no noise in the coordinates (classes are drawn all the same).
+            eta: 1 = ancestral, 0 = no noise in the coordinates (categorical classes are drawn all the same).
             likeliest: take the likeliest classes instead of drawing them.
         """
         layout = noisy.layout
-        atoms = [
-            noise.posterior(noisy.atoms[:, k], logits.double().softmax(-1), t, s)
-            for k, (noise, logits) in enumerate(zip(self.atoms, prediction.atoms, strict=True))
-        ]
-        bonds = self.bonds.posterior(noisy.bonds[layout.pairs], prediction.bonds.double().softmax(-1), t, s)
-        noise = self.centred_noise(layout, streams).to(noisy.positions.dtype)
+        noise = self.noise(noisy, streams).to(noisy.positions.dtype)
         clean = prediction.positions.to(noisy.positions.dtype)
         positions = self.positions.step(noisy.positions, clean, noise, t=t, s=s, eta=eta)
-        draw = None if likeliest else streams
+        of_atoms, of_bonds = (None, None) if likeliest else _draws(layout, streams)
+        atoms = [
+            process.step(x, logits, of_atoms, t=t, s=s, eta=eta)
+            for process, x, logits in zip(
+                self.atoms, self._split(noisy.atoms), prediction.atoms, strict=True
+            )
+        ]
+        pairs = noisy.bonds[layout.pairs]
+        bonds = self.bonds.step(pairs, prediction.bonds, of_bonds, t=t, s=s, eta=eta)
         return replace(
             noisy,
-            atoms=self._draw_atoms(layout, atoms, draw),
-            bonds=self._draw_bonds(layout, bonds, draw),
-            positions=centred(positions, layout.batch, layout.n_atoms),
+            atoms=self._join(atoms),
+            bonds=layout.both_ways(bonds),
+            positions=noisy.centred(positions),
         )
 
     def again(self, less: Molecules, streams: Streams, *, t: Times, s: Times) -> Molecules:
         """A draw from q(x_t | x_s), s < t: back into the noise, for resampling."""
         layout = less.layout
-        noise = self.centred_noise(layout, streams).to(less.positions.dtype)
-        bonds = self.bonds.between(less.bonds[layout.pairs], t, s)
-        atoms = [process.between(less.atoms[:, k], t, s) for k, process in enumerate(self.atoms)]
-        return replace(
-            less,
-            atoms=self._draw_atoms(layout, atoms, streams),
-            bonds=self._draw_bonds(layout, bonds, streams),
-            positions=self.positions.between(less.positions, noise, t=t, s=s),
-        )
+        noise = self.noise(less, streams).to(less.positions.dtype)
+        of_atoms, of_bonds = _draws(layout, streams)
+        columns = zip(self.atoms, self._split(less.atoms), strict=True)
+        atoms = [process.back(x, of_atoms, t=t, s=s) for process, x in columns]
+        bonds = self.bonds.back(less.bonds[layout.pairs], of_bonds, t=t, s=s)
+        positions = self.positions.between(less.positions, noise, t=t, s=s)
+        return replace(less, atoms=self._join(atoms), bonds=layout.both_ways(bonds), positions=positions)
 
-    def centred_noise(self, layout: Layout, streams: Streams) -> Tensor:
-        """Standard normal ``(N, 3)`` float64 without the mean of each molecule."""
+    def noise(self, molecules: Molecules, streams: Streams) -> Tensor:
+        """Standard normal ``(N, 3)`` float64, without the mean of each molecule (with it inside a pocket)."""
+        layout = molecules.layout
         counter = 3 * layout.local.unsqueeze(1) + torch.arange(3, device=layout.local.device)
-        return centred(streams.normal(layout.batch.unsqueeze(1), counter), layout.batch, layout.n_atoms)
+        return molecules.centred(streams.normal(layout.batch.unsqueeze(1), counter))
 
-    def _draw_atoms(self, layout: Layout, probabilities: list[Tensor], streams: Streams | None) -> Tensor:
-        if streams is None:
-            return torch.stack([p.argmax(-1) for p in probabilities], 1)
-        return torch.stack([choose(p, streams.uniform(layout.batch, layout.local)) for p in probabilities], 1)
+    def _amplitudes(self, levels: Tensor) -> Tensor:
+        return levels if self.config.amplitude == "level" else levels.sqrt()
 
-    def _draw_bonds(self, layout: Layout, probabilities: Tensor, streams: Streams | None) -> Tensor:
-        """Classes of all edges from probabilities of the pairs: drawn once for both directions."""
-        if streams is None:
-            return layout.both_ways(probabilities.argmax(-1))
-        source, target = layout.edge_index[:, layout.pairs]
-        counter = layout.local[target] * (layout.local[target] - 1) // 2 + layout.local[source]
-        uniform = streams.uniform(layout.batch[target], counter)
-        return layout.both_ways(choose(probabilities, uniform))
+    def _class_noise(self, exponent: float, classes: Classes) -> ClassNoise:
+        levels = adaptive_cosine(self.config.steps, exponent)
+        if self.config.classes == "gaussian":
+            return GaussianClasses(self._amplitudes(levels), len(classes))
+        return CategoricalNoise(levels, torch.tensor(classes.frequencies, dtype=torch.float64))
+
+    def _split(self, atoms: Tensor) -> list[Tensor]:
+        """The state of each variable from `Molecules.atoms`; inverse of :meth:`_join`."""
+        if self.config.classes == "gaussian":
+            return list(atoms.split([noise.n_classes for noise in self.atoms], 1))
+        return list(atoms.unbind(1))
+
+    def _join(self, states: list[Tensor]) -> Tensor:
+        return torch.cat(states, 1) if self.config.classes == "gaussian" else torch.stack(states, 1)
+
+
+def _draws(layout: Layout, streams: Streams) -> tuple[Draw, Draw]:
+    """Random numbers of the atoms, and of the pairs: bonds are drawn once for both directions."""
+    source, target = layout.edge_index[:, layout.pairs]
+    counter = layout.local[target] * (layout.local[target] - 1) // 2 + layout.local[source]
+    return Draw(streams, layout.batch, layout.local), Draw(streams, layout.batch[target], counter)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from ..training.config import ConfigError, option
 from .molecules import Layout
-from .noise import centred
+from .pocket import JointGraph
+
+Graph = Layout | JointGraph
 
 SHORTEST = 1e-6  # Å², least squared distance, norm and variance
 SMALL_TIME = 1e-3
@@ -66,9 +68,19 @@ class Eqgat(nn.Module):
         config: its size.
         atom_classes: number of classes of each variable of an atom.
         bond_classes: number of bond classes.
+        context: number of properties that the prediction depends on.
+        pocket_classes: number of classes of pocket atoms; 0 for molecules without pockets.
     """
 
-    def __init__(self, config: EqgatConfig, atom_classes: Sequence[int], bond_classes: int) -> None:
+    def __init__(
+        self,
+        config: EqgatConfig,
+        atom_classes: Sequence[int],
+        bond_classes: int,
+        *,
+        context: int = 0,
+        pocket_classes: int = 0,
+    ) -> None:
         super().__init__()
         self.config, self.atom_classes = config, tuple(atom_classes)
         S, V, D, channels = config.scalars, config.vectors, config.edges, sum(atom_classes)
@@ -78,6 +90,10 @@ class Eqgat(nn.Module):
             _linear(1, D),
             _linear(D, D),
         )
+        if context:
+            self.context_in, self.context_mix = _linear(context, S), _linear(S, S)
+        if pocket_classes:
+            self.pocket_in = _linear(pocket_classes, S, bias=False)
         self.layers = nn.ModuleList(
             Layer(config, first=k == 0, last=k == config.layers - 1) for k in range(config.layers)
         )
@@ -89,7 +105,15 @@ class Eqgat(nn.Module):
         self.bonds_out = _linear(S, bond_classes)
 
     def forward(
-        self, layout: Layout, *, atoms: Tensor, bonds: Tensor, positions: Tensor, time: Tensor
+        self,
+        layout: Graph,
+        *,
+        atoms: Tensor,
+        bonds: Tensor,
+        positions: Tensor,
+        time: Tensor,
+        context: Tensor | None = None,
+        pocket: Tensor | None = None,
     ) -> Prediction:
         """Predict the clean molecules.
 
@@ -99,24 +123,32 @@ class Eqgat(nn.Module):
             bonds: ``(E, B)`` one-hot channels of the edges.
             positions: ``(N, 3)`` Å; a common shift of a molecule is without effect.
             time: ``(G,)`` t / T.
+            context: ``(G, C)`` standardised properties, for a network with context.
+            pocket: ``(N, P)`` one-hot channels of pocket atoms, zero for the others; theirs in `atoms` are zero.
         """
         time = time.to(atoms.dtype).clamp(min=SMALL_TIME).unsqueeze(-1)
-        s = self.atoms_mix(self.atoms_in(atoms) + self.time_to_atoms(time)[layout.batch])
+        s = self.atoms_in(atoms) if pocket is None else self.atoms_in(atoms) + self.pocket_in(pocket)
+        s = self.atoms_mix(s + self.time_to_atoms(time)[layout.batch])
         e = self.bonds_mix(self.bonds_in(bonds) + self.time_to_bonds(time)[layout.edge_batch])
-        p = centred(positions, layout.batch, layout.n_atoms)
+        wish = None if context is None else self.context_mix(self.context_in(context))[layout.batch]
+        p = layout.centred(positions)
         v = p.new_zeros(len(p), 3, self.config.vectors)
-        for layer in self.layers:
+        for k, layer in enumerate(self.layers):
+            if wish is not None and k in {0, 1, len(self.layers) - 1}:
+                s = s + wish
             s, v, p, e = layer(layout, s, v, p, e)
         s = nn.functional.silu(self.shared(s))
-        p = centred(p + self.position_out(v).squeeze(-1).to(p.dtype), layout.batch, layout.n_atoms)
+        shift = self.position_out(v).squeeze(-1).to(p.dtype)
+        p = layout.centred(p + _moved(layout, shift))
         return Prediction(
             p, self.atoms_out(s).split(self.atom_classes, dim=-1), self._bond_logits(layout, s, p, e)
         )
 
-    def _bond_logits(self, layout: Layout, s: Tensor, p: Tensor, e: Tensor) -> Tensor:
+    def _bond_logits(self, layout: Graph, s: Tensor, p: Tensor, e: Tensor) -> Tensor:
         """Logits of the pairs from the mean of both edges and the predicted squared distance."""
-        j, i = layout.edge_index[:, layout.pairs]
-        e = 0.5 * (e[layout.pairs] + e[layout.reverse[layout.pairs]])
+        there, back = layout.bonded
+        j, i = layout.edge_index[:, there]
+        e = 0.5 * (e[there] + e[back])
         squared = (p[i] - p[j]).square().sum(-1, keepdim=True)
         f = s[i] + s[j] + self.edges_out(e)
         hidden: Tensor = self.bond_hidden(torch.cat([f, squared.to(f.dtype)], -1))
@@ -143,7 +175,7 @@ class Layer(nn.Module):
         self.update = GatedUpdate(S, V, last=last)
 
     def forward(
-        self, layout: Layout, s: Tensor, v: Tensor, p: Tensor, e: Tensor
+        self, layout: Graph, s: Tensor, v: Tensor, p: Tensor, e: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """s ``(N, S)``, v ``(N, 3, V)``, p ``(N, 3)``, e ``(E, D)`` after this layer."""
         j, i = layout.edge_index
@@ -154,20 +186,21 @@ class Layer(nn.Module):
         e = self.edge_pre(e)
         attention, *gates, edge, shift = self._messages(layout, s, p, e, distance).split(self.split, -1)
 
-        neighbours = (layout.n_atoms - 1).clamp(min=1).to(p.dtype)[layout.batch]
+        neighbours = layout.degree.clamp(min=1).to(p.dtype)
         s_new = s + attend(layout, attention, self.values(s))
         dv = _sum(direction.unsqueeze(-1) * gates[0].unsqueeze(1), i, len(s))
         if not self.first:
             dv = dv + _sum(self.vector_values(v)[j] * gates[1].unsqueeze(1), i, len(s))
         v = v + dv / neighbours.reshape(-1, 1, 1)
-        dp = _sum(shift * direction, i, len(s)) / neighbours.unsqueeze(-1)
-        length = _molecule_mean(layout, dp.norm(dim=-1, keepdim=True))
+        dp = _moved(layout, _sum(shift * direction, i, len(s)) / neighbours.unsqueeze(-1))
+        length = _sum(dp.norm(dim=-1, keepdim=True), layout.batch, layout.n_molecules)
+        length = length / layout.n_movable.unsqueeze(-1).to(p.dtype)
         p = p + self.step * dp / (length + 1e-5)[layout.batch]
         e = self.edge_post(nn.functional.silu(e + edge))
         s, v = self.update(s_new, v)
         return s, v, p, e
 
-    def _messages(self, layout: Layout, s: Tensor, p: Tensor, e: Tensor, distance: Tensor) -> Tensor:
+    def _messages(self, layout: Graph, s: Tensor, p: Tensor, e: Tensor, distance: Tensor) -> Tensor:
         """MLP of [s_i, s_j, d, p_i·p_j, e, |p_i|, |p_j|] of every edge.
 
         The first linear map acts on the atoms' parts before they are spread over the edges: the same numbers, at
@@ -199,7 +232,7 @@ class GraphNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.root = root
 
-    def forward(self, layout: Layout, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, layout: Graph, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Both normalised, in float32 or better."""
         s = s.to(self.weight.dtype)
         s = s - _molecule_mean(layout, s.mean(-1, keepdim=True))[layout.batch]
@@ -234,13 +267,12 @@ class GatedUpdate(nn.Module):
         return s + ds, v + (dv if self.vectors_out is None else self.vectors_out(dv))
 
 
-def attend(layout: Layout, logits: Tensor, values: Tensor) -> Tensor:
+def attend(layout: Graph, logits: Tensor, values: Tensor) -> Tensor:
     """Σ_j softmax_j(logits_ij) values_j per channel: ``(N, C)`` from ``(E, C)`` and ``(N, C)``; 0 if there is no j."""
     j, i = layout.edge_index
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    degree = (layout.n_atoms - 1)[layout.batch]
     with torch.no_grad():
-        largest = torch.segment_reduce(logits.detach(), "max", lengths=degree, axis=0, unsafe=True)
+        largest = torch.segment_reduce(logits.detach(), "max", lengths=layout.degree, axis=0, unsafe=True)
     weights = (logits - largest[i]).exp()
     total = _sum(weights, i, len(values))
     return _sum(weights * values[j], i, len(values)) / total.clamp(min=0.5)  # at least 1 with neighbours
@@ -250,7 +282,12 @@ def _sum(values: Tensor, index: Tensor, n: int) -> Tensor:
     return values.new_zeros(n, *values.shape[1:]).index_add(0, index, values)
 
 
-def _molecule_mean(layout: Layout, x: Tensor) -> Tensor:
+def _moved(layout: Graph, shift: Tensor) -> Tensor:
+    """Shifts ``(N, 3)`` of atoms, zero where they are held."""
+    return shift if layout.movable is None else shift * layout.movable.unsqueeze(-1)
+
+
+def _molecule_mean(layout: Graph, x: Tensor) -> Tensor:
     return _sum(x, layout.batch, layout.n_molecules) / layout.n_atoms.unsqueeze(-1).to(x.dtype)
 
 

@@ -12,24 +12,54 @@ import torch
 from torch import Tensor
 
 from ..datasets.structure import Structure
+from .conditions import Conditions, property_of
 from .hydrogens import implicit_hydrogens
+from .noise import centred
+from .pocket import EncodedPocket, PocketFacts, Pockets
 from .vocabulary import ARRAYS, NO_BOND, Vocabulary, atom_values, check_bonds
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One molecule in classes: atoms ``(n, K)`` int64, positions ``(n, 3)`` Å centred, bonds ``(n, n)`` symmetric."""
+    """One molecule in classes: atoms ``(n, K)`` int64, positions ``(n, 3)`` Å centred, bonds ``(n, n)`` symmetric.
+
+    context: ``(C,)`` standardised properties. pocket: where the molecule lies; the positions are then those around the
+    pocket's centroid.
+    """
 
     atoms: np.ndarray
     positions: np.ndarray
     bonds: np.ndarray
+    context: np.ndarray | None = None
+    pocket: EncodedPocket | None = None
+
+    @property
+    def n_edges(self) -> int:
+        """Ordered pairs of atoms that a network computes, about: those between molecule and pocket are estimated."""
+        n = len(self.atoms)
+        inside = n * (n - 1)
+        if self.pocket is None:
+            return inside
+        e = self.pocket.edges.shape[1]
+        return inside + e + 2 * n * e // len(self.pocket.classes)
 
 
-def encode(structure: Structure, vocabulary: Vocabulary, where: str = "") -> Encoded:
+def encode(
+    structure: Structure,
+    vocabulary: Vocabulary,
+    where: str = "",
+    *,
+    conditions: Conditions | None = None,
+    pockets: PocketFacts | None = None,
+) -> Encoded:
     """The classes of a molecule; its positions without their mean.
 
+    Args:
+        conditions: properties in `structure.info` that become the context.
+        pockets: the molecule lies in the pocket `structure.info["pocket"]`.
+
     Raises:
-        DataError: no bonds, or an element, charge or bond that the vocabulary lacks.
+        DataError: no bonds, an element, charge or bond that the vocabulary lacks, or no such property.
     """
     check_bonds(structure, where)
     columns = [
@@ -42,7 +72,15 @@ def encode(structure: Structure, vocabulary: Vocabulary, where: str = "") -> Enc
     if structure.bonds is not None and len(structure.bonds):
         i, j, order = structure.bonds.T
         bonds[i, j] = bonds[j, i] = vocabulary.bonds.encode(order, "bond order", where)
-    return Encoded(np.stack(columns, 1), structure.positions - structure.positions.mean(0), bonds)
+    values = () if conditions is None else [property_of(structure, n, where) for n in conditions.names]
+    origin = structure if pockets is None else structure.info["pocket"]
+    return Encoded(
+        np.stack(columns, 1),
+        structure.positions - origin.positions.mean(0),
+        bonds,
+        None if conditions is None else conditions.standardised(np.array(values)),
+        None if pockets is None else pockets.encode(origin),
+    )
 
 
 @dataclass(frozen=True)
@@ -88,6 +126,29 @@ class Layout:
         """Molecule of each edge ``(E,)``."""
         return self.batch[self.edge_index[1]]
 
+    @cached_property
+    def degree(self) -> Tensor:
+        """Edges towards each atom ``(N,)``."""
+        return (self.n_atoms - 1)[self.batch]
+
+    @cached_property
+    def bonded(self) -> Tensor:
+        """Both edges ``(2, E/2)`` of each pair."""
+        return torch.stack([self.pairs, self.reverse[self.pairs]])
+
+    @property
+    def movable(self) -> None:
+        """All atoms move."""
+        return None
+
+    @property
+    def n_movable(self) -> Tensor:
+        return self.n_atoms
+
+    def centred(self, x: Tensor) -> Tensor:
+        """`x` ``(N, …)`` minus the mean of its molecule."""
+        return centred(x, self.batch, self.n_atoms)
+
     def both_ways(self, values: Tensor) -> Tensor:
         """Values of all edges ``(E, …)`` from those of the pairs ``(E/2, …)``."""
         full = values.new_empty(len(self.reverse), *values.shape[1:])
@@ -103,8 +164,10 @@ class Layout:
 class Molecules:
     """A batch of molecules, clean or noisy.
 
-    atoms: ``(N, K)`` int64 class of each variable. bonds: ``(E,)`` int64 class of each edge, symmetric.
+    atoms: ``(N, K)`` int64 class of each variable. bonds: ``(E,)`` int64 class of each edge, symmetric. (In a noisy
+    state of Gaussian classes: their channels, ``(N, A)`` and ``(E, B)``.)
     positions: ``(N, 3)`` Å. weight: 0 for a batch with which a process only keeps in step with the others.
+    context: ``(G, C)`` standardised properties. pockets: where the molecules lie, if anywhere.
     """
 
     layout: Layout
@@ -112,6 +175,12 @@ class Molecules:
     bonds: Tensor
     positions: Tensor
     weight: float = 1.0
+    context: Tensor | None = None
+    pockets: Pockets | None = None
+
+    def centred(self, x: Tensor) -> Tensor:
+        """`x` ``(N, …)`` minus the mean of its molecule; inside a pocket, which gives the origin, `x` itself."""
+        return self.layout.centred(x) if self.pockets is None else x
 
     def to(self, device: Any) -> Molecules:
         return replace(
@@ -120,6 +189,8 @@ class Molecules:
             atoms=self.atoms.to(device),
             bonds=self.bonds.to(device),
             positions=self.positions.to(device),
+            context=None if self.context is None else self.context.to(device),
+            pockets=None if self.pockets is None else self.pockets.to(device),
         )
 
 
@@ -127,11 +198,16 @@ def collate(molecules: Sequence[Encoded], dtype: torch.dtype = torch.float32) ->
     """One batch of encoded molecules, positions in `dtype`."""
     sizes = np.array([len(m.atoms) for m in molecules], dtype=np.int64)
     bonds = [m.bonds[~np.eye(len(m.bonds), dtype=bool)] for m in molecules]
+    layout = Layout.of(torch.from_numpy(sizes))
+    context = [m.context for m in molecules if m.context is not None]
+    pockets = [m.pocket for m in molecules if m.pocket is not None]
     return Molecules(
-        Layout.of(torch.from_numpy(sizes)),
+        layout,
         torch.from_numpy(np.concatenate([m.atoms for m in molecules])),
         torch.from_numpy(np.concatenate(bonds).astype(np.int64)),
         torch.from_numpy(np.concatenate([m.positions for m in molecules])).to(dtype),
+        context=torch.from_numpy(np.stack(context)).to(dtype) if context else None,
+        pockets=Pockets.around(layout, pockets, dtype) if pockets else None,
     )
 
 

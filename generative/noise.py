@@ -1,16 +1,63 @@
-"""Two noise processes, with exact steps between any two times s < t: classes and centred coordinates.
+"""Noise processes, with exact steps between any two times s < t: coordinates, and classes in two ways.
 
-Both are given by tables over the times 0..T and know neither network nor molecule.
+All are given by tables over the times 0..T and know neither network nor molecule.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from .streams import Streams, choose
+
 Times = int | Tensor
+
+
+class Draw(NamedTuple):
+    """The random numbers of M rows: row m has the counter `counter[m]` in the stream of molecule `molecule[m]`."""
+
+    streams: Streams
+    molecule: Tensor
+    counter: Tensor
+
+    def choice(self, probabilities: Tensor) -> Tensor:
+        """Classes ``(M,)`` drawn from `probabilities` ``(M, K)``."""
+        return choose(probabilities, self.streams.uniform(self.molecule, self.counter))
+
+    def normal(self, n: int) -> Tensor:
+        """Standard normal ``(M, n)`` float64."""
+        counter = n * self.counter.unsqueeze(1) + torch.arange(n, device=self.counter.device)
+        return self.streams.normal(self.molecule.unsqueeze(1), counter)
+
+
+class ClassNoise(Protocol):
+    """A noise process of one variable that takes K classes; what a state x_t is, is its own business.
+
+    noised: a draw from q(x_t | x_0) for classes ``(M,)``. prior: M rows of pure noise. step: x_s from x_t and logits
+    ``(M, K)`` of x_0; without `draw` the likeliest. back: a draw from q(x_t | x_s), s < t. channels: what a network
+    sees, ``(M, K)``. classes: ``(M,)`` int64 of a state.
+    """
+
+    @property
+    def n_classes(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> ClassNoise: ...
+
+    def noised(self, clean: Tensor, t: Times, draw: Draw) -> Tensor: ...
+
+    def prior(self, draw: Draw) -> Tensor: ...
+
+    def step(
+        self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float
+    ) -> Tensor: ...
+
+    def back(self, less: Tensor, draw: Draw, *, t: Times, s: Times) -> Tensor: ...
+
+    def channels(self, state: Tensor) -> Tensor: ...
+
+    def classes(self, state: Tensor) -> Tensor: ...
 
 
 class CategoricalNoise:
@@ -69,6 +116,28 @@ class CategoricalNoise:
         ratio = self._level(t) / self._level(s)
         return ratio * self._one_hot(less) + (1 - ratio) * self.marginals
 
+    def noised(self, clean: Tensor, t: Times, draw: Draw) -> Tensor:
+        """A state is a class ``(M,)``; see :class:`ClassNoise`."""
+        return draw.choice(self.forward(clean, t))
+
+    def prior(self, draw: Draw) -> Tensor:
+        return draw.choice(self.marginals.expand(len(draw.counter), -1))
+
+    def step(
+        self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float = 1.0
+    ) -> Tensor:
+        probabilities = self.posterior(noisy, logits.double().softmax(-1), t, s)
+        return probabilities.argmax(-1) if draw is None else draw.choice(probabilities)
+
+    def back(self, less: Tensor, draw: Draw, *, t: Times, s: Times) -> Tensor:
+        return draw.choice(self.between(less, t, s))
+
+    def channels(self, state: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(state, self.n_classes)
+
+    def classes(self, state: Tensor) -> Tensor:
+        return state
+
     def _one_hot(self, classes: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(classes, self.n_classes).double()
 
@@ -125,11 +194,57 @@ class GaussianNoise:
         a, b, c = self.coefficients(t, s, eta)
         return _scaled(a, noisy) + _scaled(b, clean) + _scaled(c, noise)
 
+    def clean(self, noisy: Tensor, noise: Tensor, t: Times) -> Tensor:
+        """x_0 = (x_t − σ_t ε) / α_t from an estimate of the noise."""
+        alpha, sigma = self.alpha[t], self.variance[t].sqrt()
+        return _scaled(1 / alpha, noisy - _scaled(sigma, noise))
+
     def between(self, less: Tensor, noise: Tensor, *, t: Times, s: Times) -> Tensor:
         """A draw from q(x_t | x_s), s < t, with standard noise `noise`."""
         ratio = self.alpha[t] / self.alpha[s]
         variance = (self.variance[t] - ratio**2 * self.variance[s]).clamp(min=0)
         return _scaled(ratio, less) + _scaled(variance.sqrt(), noise)
+
+
+class GaussianClasses:
+    """Classes as one-hot channels with Gaussian noise: the continuous counterpart of :class:`CategoricalNoise`.
+
+    A state is ``(M, K)`` float64. The estimate of the clean channels is their expectation, the probabilities of the
+    classes, which is what a regression of the channels would learn; the loss can therefore be the same cross-entropy.
+
+    Args:
+        amplitudes: ``(T + 1,)`` α of :class:`GaussianNoise`.
+        n_classes: K.
+    """
+
+    def __init__(self, amplitudes: Tensor, n_classes: int) -> None:
+        self.noise, self.n_classes = GaussianNoise(amplitudes), n_classes
+
+    def to(self, device: torch.device | str) -> GaussianClasses:
+        return GaussianClasses(self.noise.alpha.to(device), self.n_classes)
+
+    def noised(self, clean: Tensor, t: Times, draw: Draw) -> Tensor:
+        """See :class:`ClassNoise`."""
+        one_hot = torch.nn.functional.one_hot(clean, self.n_classes).double()
+        return self.noise.forward(one_hot, draw.normal(self.n_classes), t)
+
+    def prior(self, draw: Draw) -> Tensor:
+        return draw.normal(self.n_classes)
+
+    def step(
+        self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float = 1.0
+    ) -> Tensor:
+        noise = torch.zeros_like(noisy) if draw is None else draw.normal(self.n_classes)
+        return self.noise.step(noisy, logits.double().softmax(-1), noise, t=t, s=s, eta=eta)
+
+    def back(self, less: Tensor, draw: Draw, *, t: Times, s: Times) -> Tensor:
+        return self.noise.between(less, draw.normal(self.n_classes), t=t, s=s)
+
+    def channels(self, state: Tensor) -> Tensor:
+        return state
+
+    def classes(self, state: Tensor) -> Tensor:
+        return state.argmax(-1)
 
 
 def centred(x: Tensor, batch: Tensor, n_atoms: Tensor) -> Tensor:

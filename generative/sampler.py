@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -13,7 +13,7 @@ from ..datasets.errors import UserError
 from .diffusion import Diffusion
 from .eqgat import Prediction
 from .molecules import Layout, Molecules
-from .noise import centred
+from .pocket import EncodedPocket, Pockets
 from .schedule import strided_times
 from .streams import Streams
 
@@ -91,7 +91,7 @@ class FixedPart:
         )
         bonds = _given(prediction.bonds, self.bonds, self.fixed_pairs)
         positions = self.placed(prediction.positions)
-        return Prediction(centred(positions, layout.batch, layout.n_atoms), atoms, bonds)
+        return Prediction(layout.centred(positions), atoms, bonds)
 
     def placed(self, positions: Tensor) -> Tensor:
         """`positions` ``(N, 3)`` with the fixed atoms in their known shape around their present mean."""
@@ -107,7 +107,8 @@ class FixedPart:
         layout = molecules.layout
         atoms = torch.where(self.fixed.unsqueeze(1), self.known.atoms, molecules.atoms)
         bonds = torch.where(self.fixed_pairs, self.bonds, molecules.bonds[layout.pairs])
-        return Molecules(layout, atoms, layout.both_ways(bonds), self.placed(molecules.positions))
+        positions = self.placed(molecules.positions)
+        return replace(molecules, atoms=atoms, bonds=layout.both_ways(bonds), positions=positions)
 
 
 @torch.no_grad()
@@ -122,6 +123,8 @@ def sample(
     fixed: FixedPart | None = None,
     guide: Guide | None = None,
     callback: Callable[[Molecules, int], None] | None = None,
+    context: Tensor | None = None,
+    pockets: Sequence[EncodedPocket] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Molecules:
     """Draw one batch of molecules; each depends on seed and its number alone, not on the batch it is in.
@@ -132,7 +135,8 @@ def sample(
         seed, numbers: `numbers` ``(G,)`` names the random stream of each molecule; None counts from 0.
         options: steps and noise.
         fixed: atoms that are given. guide: changes predictions, before `fixed` does.
-        callback: called with x_s and s after the start (s = T) and each step.
+        callback: called with x_s (classes as integers) and s after the start (s = T) and each step.
+        context: ``(G, C)`` standardised properties. pockets: one for each molecule, or none at all.
 
     Raises:
         UserError: more calls than noise levels.
@@ -147,8 +151,9 @@ def sample(
     if numbers is None:
         numbers = torch.arange(len(n_atoms), device=n_atoms.device)
     streams = Streams(seed, numbers)
-    state = diffusion.prior(layout, streams, dtype)
-    _tell(callback, state, steps)
+    around = Pockets.around(layout, pockets, dtype) if pockets else None
+    state = diffusion.prior(layout, streams, dtype, context=context, pockets=around)
+    _tell(callback, diffusion, state, steps)
     for t, s in pairwise(times):
         for repeat in range(options.resample if s else 1):
             if repeat:
@@ -159,7 +164,8 @@ def sample(
                     prediction = change(prediction, state, t)
             last = options.likeliest and s == 0
             state = diffusion.step(state, prediction, streams, t=t, s=s, eta=options.eta, likeliest=last)
-        _tell(callback, state, s)
+        _tell(callback, diffusion, state, s)
+    state = diffusion.classes(state)
     return state if fixed is None else fixed.exactly(state)
 
 
@@ -169,6 +175,8 @@ def _given(logits: Tensor, classes: Tensor, fixed: Tensor) -> Tensor:
     return torch.where(fixed.unsqueeze(-1), certain, logits)
 
 
-def _tell(callback: Callable[[Molecules, int], None] | None, state: Molecules, s: int) -> None:
+def _tell(
+    callback: Callable[[Molecules, int], None] | None, diffusion: Diffusion, state: Molecules, s: int
+) -> None:
     if callback is not None:
-        callback(state, s)
+        callback(diffusion.classes(state), s)

@@ -11,6 +11,7 @@ from tesseral.generative.eqgat import Eqgat, EqgatConfig, Prediction
 from tesseral.generative.molecules import Layout, Molecules, collate, encode
 from tesseral.generative.sampler import FixedPart, Recorder, SamplerOptions, sample
 from tesseral.generative.streams import Streams
+from tesseral.generative.task import per_molecule
 from tesseral.generative.vocabulary import published_vocabulary
 
 VOCABULARY = published_vocabulary()
@@ -34,10 +35,10 @@ def random_molecules(sizes, seed=0):
     return collate([encode(s, VOCABULARY) for s in structures], torch.float64)
 
 
-def oracle(clean):
+def oracle(clean, sizes=(16, 6)):
     """A network that knows the answer."""
     layout = clean.layout
-    logits = [1e4 * torch.nn.functional.one_hot(clean.atoms[:, k], n) for k, n in enumerate((16, 6))]
+    logits = [1e4 * torch.nn.functional.one_hot(clean.atoms[:, k], n) for k, n in enumerate(sizes)]
     bonds = 1e4 * torch.nn.functional.one_hot(clean.bonds[layout.pairs], 5)
     return lambda noisy, t: Prediction(clean.positions, tuple(x.double() for x in logits), bonds.double())
 
@@ -74,6 +75,75 @@ def test_with_an_oracle_the_sampler_returns_the_molecule(calls, eta):
     assert torch.equal(out.bonds, clean.bonds)
     rms = float((out.positions - clean.positions).square().mean().sqrt())
     assert 0.5e-4 < rms < 2e-4  # the noise that is left at time 0: 1.2e-4 Å
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.0])
+def test_gaussian_noise_on_classes_is_inverted_by_an_oracle(eta):
+    """Also with x_t that is far from one-hot, and back into the noise in between."""
+    clean = random_molecules([1, 2, 9])
+    diffusion = Diffusion(DiffusionConfig(classes="gaussian"), VOCABULARY)
+    recorder, options = Recorder(), SamplerOptions(25, eta, resample=2)
+    n_atoms = clean.layout.n_atoms
+    out = sample(
+        oracle(clean), diffusion, n_atoms, seed=5, options=options, callback=recorder, dtype=torch.float64
+    )
+    assert torch.equal(out.atoms, clean.atoms)
+    assert torch.equal(out.bonds, clean.bonds)
+    assert not torch.equal(recorder.frames[0].atoms, clean.atoms)
+    assert recorder.frames[0].atoms.dtype == torch.int64
+
+
+def test_gaussian_channels_have_the_moments_of_the_table_and_are_symmetric():
+    clean = random_molecules([12] * 400, seed=3)
+    diffusion, layout = Diffusion(DiffusionConfig(classes="gaussian"), VOCABULARY), clean.layout
+    noisy = diffusion.noised(clean, torch.full((400,), 250), Streams(0, torch.arange(400)))
+    atoms, bonds = diffusion.channels(noisy)
+    wanted = torch.nn.functional.one_hot(clean.atoms[:, 1], 6).double()
+    for found, one_hot, alpha in ((atoms[:, 16:], wanted, 0.492288), (bonds, None, 0.713378)):
+        if one_hot is None:
+            one_hot = torch.nn.functional.one_hot(clean.bonds, 5).double()
+        left = found - alpha * one_hot
+        assert float(left.mean()) == pytest.approx(0.0, abs=0.02)
+        assert float(left.square().mean()) == pytest.approx(1 - alpha**2, rel=0.02)
+    assert torch.equal(noisy.bonds, noisy.bonds[layout.reverse])
+
+
+@pytest.mark.parametrize("amplitude", ["level", "root"])
+def test_a_network_that_knows_the_noise_is_an_oracle_too(amplitude):
+    """target = noise: the network's output is x_t + ε, and the sampler returns the molecule."""
+    clean = random_molecules([1, 2, 9, 17])
+    diffusion = Diffusion(DiffusionConfig(target="noise", amplitude=amplitude), VOCABULARY)
+    answer, process = oracle(clean), diffusion.positions
+
+    def denoise(noisy, t):
+        of_atom = t[noisy.layout.batch]
+        alpha, sigma = process.alpha[of_atom].unsqueeze(1), process.variance[of_atom].sqrt().unsqueeze(1)
+        output = noisy.positions + (noisy.positions - alpha * clean.positions) / sigma
+        return answer(noisy, t)._replace(positions=diffusion.clean_positions(noisy, output, t))
+
+    n_atoms = clean.layout.n_atoms
+    out = sample(denoise, diffusion, n_atoms, seed=5, options=SamplerOptions(50), dtype=torch.float64)
+    rms = float((out.positions - clean.positions).square().mean().sqrt())
+    assert rms < 0.02
+    assert torch.equal(out.bonds, clean.bonds)
+
+
+def test_error_of_the_noise_is_that_of_the_molecule_times_signal_to_noise():
+    clean = random_molecules([5, 8])
+    diffusion = Diffusion(DiffusionConfig(target="noise", steps=20), VOCABULARY)
+    t = torch.tensor([3, 17])
+    noisy = diffusion.noised(clean, t, Streams(0, torch.arange(2)))
+    of_atom = t[clean.layout.batch]
+    alpha, sigma = (diffusion.positions.alpha[of_atom], diffusion.positions.variance[of_atom].sqrt())
+    noise = (noisy.positions - alpha.unsqueeze(1) * clean.positions) / sigma.unsqueeze(1)
+    guess = torch.randn(13, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    guess = clean.centred(guess)
+    positions = diffusion.clean_positions(noisy, noisy.positions + guess, t)
+    prediction = oracle(clean)(noisy, t)._replace(positions=positions)
+    found = per_molecule(prediction, clean, diffusion.position_weights(t))[:, 0]
+    square = (guess - noise).square().mean(1)
+    expected = torch.stack([square[:5].mean(), square[5:].mean()])
+    torch.testing.assert_close(found, expected)
 
 
 def test_noise_has_the_frequencies_and_variances_of_the_tables():
