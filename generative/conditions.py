@@ -147,7 +147,7 @@ def property_of(structure: Structure, name: str, where: str = "") -> float:
         value = float(structure.info[name] if name in structure.info else structure.labels[name])
     except KeyError:
         known = ", ".join(map(str, [*structure.info, *structure.labels])) or "none"
-        raise DataError(f"no property {name!r} (properties there: {known})", where) from None
+        raise DataError(f"no property {name!r} (there are {known})", where) from None
     except (TypeError, ValueError):
         raise DataError(f"the property {name!r} is no number", where) from None
     if not np.isfinite(value):

@@ -17,6 +17,7 @@ from ..datasets.read import iread
 from ..datasets.structure import Structure
 from ..training.config import ConfigError, option
 from .chemistry import n_fragments, sanitised
+from .conditions import property_of
 
 EXTRA: dict[str, Callable[[Any], int]] = {
     "ring": lambda atom: int(atom.IsInRing()),
@@ -54,12 +55,19 @@ class MoleculeOptions:
 
 
 def read_molecules(
-    paths: str | Path | Sequence[str | Path], options: MoleculeOptions | None = None
+    paths: str | Path | Sequence[str | Path],
+    options: MoleculeOptions | None = None,
+    *,
+    properties: Sequence[str] = (),
 ) -> tuple[list[Structure], dict[str, int]]:
     """Molecules of one or more files, and how many were left out for which reason.
 
-    SMILES files have one SMILES per line (the first field; a heading without molecule is skipped); geometries come
-    from ETKDG and MMFF94, the same in each run. Any other file is read by `datasets.read` and must have bonds.
+    SMILES files have one SMILES per line (:func:`smiles_rows`); geometries come from ETKDG and MMFF94, the same in
+    each run. Any other file is read by `datasets.read` and must have bonds.
+
+    Args:
+        properties: numbers that every molecule needs, kept in `info`: properties of an SD file, columns of a SMILES
+            file with a heading, keys of extxyz files and stores.
 
     Raises:
         DataError: a file that cannot be read, or nothing usable in any.
@@ -74,7 +82,9 @@ def read_molecules(
             try:
                 if isinstance(raw, DataError):
                     raise raw
+                values = {name: property_of(raw, name) for name in properties}
                 found.append(prepared(raw, options))
+                found[-1].info.update(values)
             except DataError as error:
                 left_out[str(error).split(":", maxsplit=1)[0]] += 1
     if not found:
@@ -169,35 +179,61 @@ def _raw(path: Path, options: MoleculeOptions) -> Iterator[Structure | DataError
     if not path.name.lower().removesuffix(".gz").endswith(SMILES_SUFFIXES):
         yield from iread(path)
         return
-    for smiles in smiles_of(path):
+    for smiles, columns in smiles_rows(path):
         try:
-            yield embedded(smiles)
+            molecule = embedded(smiles)
         except DataError as error:
             yield error
+        else:
+            molecule.info.update(columns)
+            yield molecule
 
 
 def smiles_of(path: str | Path) -> Iterator[str]:
-    """The first field of each line (fields end with blanks, commas or tabs); a heading in the first line is skipped.
+    """The SMILES of :func:`smiles_rows` alone."""
+    for smiles, _ in smiles_rows(path):
+        yield smiles
+
+
+def smiles_rows(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The SMILES of each line, and its other columns by name.
+
+    A first line without SMILES is the heading: its columns end with commas, tabs or blanks, and SMILES are in the one
+    called "smiles", or else in the first. Without heading the first field of a line is the SMILES.
 
     Raises:
         DataError: the file cannot be read.
     """
-    from rdkit import Chem, rdBase
-
     path = Path(path)
+    separator: str | None = None
+    heading: list[str] = []
+    column = 0
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file):
-                fields = line.replace(",", " ").split()
-                if not fields:
+                first = line.replace(",", " ").split()
+                if not first:
                     continue
-                if number == 0:
-                    with rdBase.BlockLogs():
-                        if Chem.MolFromSmiles(fields[0]) is None:
-                            continue
-                yield fields[0]
+                if number == 0 and not _is_smiles(first[0]):
+                    separator = next((mark for mark in ",\t" if mark in line), None)
+                    heading = [name.strip() for name in line.split(separator)]
+                    lower = [name.lower() for name in heading]
+                    column = lower.index("smiles") if "smiles" in lower else 0
+                    continue
+                fields = [text.strip() for text in line.split(separator)] if heading else first[:1]
+                if column < len(fields) and fields[column]:
+                    named = dict(zip(heading, fields, strict=False))
+                    named.pop(heading[column] if heading else "", None)
+                    yield fields[column], named
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read SMILES: {error}", str(path)) from None
+
+
+def _is_smiles(text: str) -> bool:
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        return Chem.MolFromSmiles(text) is not None
 
 
 def _bare(structure: Structure, extra: Sequence[str] = ()) -> Structure:

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..training.config import ConfigError, option
 from .eqgat import Prediction
 from .molecules import Layout, Molecules
-from .pocket import Pockets
 from .noise import CategoricalNoise, ClassNoise, Draw, GaussianClasses, GaussianNoise, Times
+from .pocket import Pockets
 from .schedule import adaptive_cosine, snr_weights
 from .streams import Streams
 from .vocabulary import Classes, Vocabulary

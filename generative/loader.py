@@ -12,17 +12,28 @@ import torch
 from ..datasets.errors import UserError
 from ..datasets.loader import Budget, plan_batches, share_of_rank
 from ..datasets.structure import Structure
+from .conditions import Conditions
 from .molecules import Encoded, Molecules, collate, encode
+from .pocket import PocketFacts
 from .vocabulary import Vocabulary
 
 
-def encode_all(structures: Iterable[Structure], vocabulary: Vocabulary) -> list[Encoded]:
-    """Every molecule in classes.
+def encode_all(
+    structures: Iterable[Structure],
+    vocabulary: Vocabulary,
+    *,
+    conditions: Conditions | None = None,
+    pockets: PocketFacts | None = None,
+) -> list[Encoded]:
+    """Every molecule in classes; see :func:`.molecules.encode`.
 
     Raises:
         DataError: a molecule that does not fit the vocabulary, with its place in the sequence.
     """
-    return [encode(s, vocabulary, f"molecule {k}") for k, s in enumerate(structures)]
+    return [
+        encode(s, vocabulary, f"molecule {k}", conditions=conditions, pockets=pockets)
+        for k, s in enumerate(structures)
+    ]
 
 
 class MoleculeLoader:
@@ -60,7 +71,7 @@ class MoleculeLoader:
             dtype,
         )
         n = np.array([len(m.atoms) for m in molecules], dtype=np.int64)
-        self.sizes = np.stack([n, n * (n - 1)], 1)
+        self.sizes = np.stack([n, np.array([m.n_edges for m in molecules], dtype=np.int64)], 1)
         self._epoch, self._start, self._plan = 0, 0, self._planned(0)
 
     def __len__(self) -> int:

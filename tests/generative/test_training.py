@@ -10,7 +10,14 @@ import tesseral
 from tesseral.datasets.errors import DataError
 from tesseral.datasets.structure import Structure
 from tesseral.datasets.write import write
-from tesseral.generative.data import MoleculeOptions, embedded, prepared, read_molecules, with_bonds_of
+from tesseral.generative.data import (
+    MoleculeOptions,
+    embedded,
+    prepared,
+    read_molecules,
+    smiles_rows,
+    with_bonds_of,
+)
 from tesseral.generative.fit import GeneratorTraining, open_molecules, train
 from tesseral.generative.sampler import SamplerOptions
 from tesseral.training.config import ConfigError, from_dict
@@ -61,6 +68,20 @@ def test_smiles_file_with_heading_and_bad_lines(tmp_path):
     repeated, _ = read_molecules(path)
     np.testing.assert_array_equal(repeated[0].positions, molecules[0].positions)
     assert len(read_molecules(path, MoleculeOptions(max_molecules=1))[0]) == 1
+
+
+def test_columns_of_a_smiles_file_are_properties(tmp_path):
+    path = tmp_path / "set.csv"
+    path.write_text("id,smiles,gap,note\n1,CCO,7.5,a b\n2,CC#N,8.25,\n3,CCN,,x\n4,CCF,wide,x\n")
+    assert [row[0] for row in smiles_rows(path)] == ["CCO", "CC#N", "CCN", "CCF"]
+    assert next(iter(smiles_rows(path)))[1] == {"id": "1", "gap": "7.5", "note": "a b"}
+    molecules, left_out = read_molecules(path, properties=["gap"])
+    assert [m.info for m in molecules] == [{"gap": 7.5}, {"gap": 8.25}]
+    assert sum(left_out.values()) == 2
+    with pytest.raises(DataError, match=r"no property 'gaps' \(.*gap.*\)"):
+        read_molecules(path, properties=["gaps"])
+    path.write_text("CCO |c:1,2| ethanol\nCC#N\n")
+    assert list(smiles_rows(path)) == [("CCO", {}), ("CC#N", {})]
 
 
 def test_nothing_usable_says_why(tmp_path):
