@@ -31,6 +31,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "pair_product": ("numba",),
     "species_density": ("numba",),
     "spherical_harmonics": ("numba", "triton"),
+    "weighted_message": ("numba",),
 }
 DEVICES = {"numba": "cpu", "triton": "cuda", "cupy": "cuda"}
 DTYPES = {("grid_mlp", "triton"): ("float32",)}  # all others: float32 and float64

@@ -28,6 +28,7 @@ from tesseral.kernels.pairs import pair_product
 from tesseral.kernels.rotations import wigner_d_quaternion
 from tesseral.kernels.so2 import so2_convolution
 from tesseral.kernels.sphere import gauss_legendre_grid, grid_mlp
+from tesseral.kernels.weighted import weighted_message
 
 TOLERANCES = {
     torch.float64: {"forward": 1e-12, "gradient": 1e-10, "double backward": 1e-10},
@@ -164,6 +165,16 @@ ENTRIES = {
         ((5, 9, 6), (5, 9, 6), (5, 4, 6)),
         "pair_product",
         pair_definition,
+    ),
+    "weighted_message": Entry(
+        lambda x, y, w: weighted_message(x, y, w, graph(x.device), SOME, 2),
+        ((4, 9, 6), (9, 9), (9, 4, 6)),
+        "weighted_message",
+        lambda x, y, w: torch.zeros_like(x).index_add(
+            0,
+            graph(x.device).target,
+            pair_definition(x[graph(x.device).source], y.unsqueeze(-1).expand(-1, -1, 6), w),
+        ),
     ),
     "so2_convolution": Entry(
         lambda x, v, w: so2_convolution(x, v, w, SOME, (graph(x.device).source, graph(x.device).target), 2),
