@@ -146,10 +146,22 @@ def _write_sdf(path: Path, frames: Iterable[Structure]) -> int:
     with Chem.SDWriter(str(path)) as writer:
         for structure in frames:
             mol = structure.to_rdkit(sanitize=False)
+            if mol.GetConformer().Is3D():
+                _state_double_bonds(mol)
             writer.SetKekulize(_has_kekule_form(mol))
             writer.write(mol)
             count += 1
     return count
+
+
+def _state_double_bonds(mol: Any) -> None:
+    """Cis or trans from the coordinates: a double bond without it would be written as "either"."""
+    from rdkit import Chem
+
+    Chem.FastFindRings(mol)
+    Chem.AssignStereochemistryFrom3D(mol)
+    for atom in mol.GetAtoms():  # the coordinates say it; wedges would turn bonds around
+        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
 
 
 def _has_kekule_form(mol: Any) -> bool:

@@ -14,11 +14,16 @@ import numpy as np
 
 from ..datasets.elements import NUMBERS
 from ..datasets.structure import Structure
+from .geometry import superposed_rmsd
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
 AROMATIC = 4
+LARGEST_SHIFT = 1e-3  # Å, RMSD up to which a fixed part counts as unchanged
+MOST_MATCHES = 1000
+FARTHEST = 1e4  # Å, what the columns of an SD file hold
+LOST = "coordinates are no numbers or too large"
 
 _BY_CHARGE: dict[str, dict[int, tuple[int, ...]]] = {
     "H": {0: (1,), 1: (0,), -1: (0,)},
@@ -63,8 +68,8 @@ class Verdict:
 
     valid: one fragment that RDKit sanitises. sanitised: RDKit accepts bonds and charges. n_fragments: parts that no
     bond connects. complete: valid and no atom lacks a bond (radical). reason: why it is not valid, "" if it is.
-    smiles: canonical, without stereo and hydrogens; "" if not sanitised. stable_legacy, stable: ``(n,)`` bool per
-    atom by the two protocols.
+    smiles: canonical, without stereo and hydrogens; "" if not sanitised; isomeric_smiles: with the stereo of the
+    geometry. stable_legacy, stable: ``(n,)`` bool per atom by the two protocols.
     """
 
     valid: bool
@@ -73,6 +78,7 @@ class Verdict:
     n_fragments: int
     reason: str
     smiles: str
+    isomeric_smiles: str
     stable_legacy: np.ndarray
     stable: np.ndarray
 
@@ -91,7 +97,9 @@ def judge(structure: Structure, *, implicit_hydrogens: bool) -> Verdict:
 
     implicit_hydrogens: atoms may be filled up with hydrogens, and then no valence is too small.
     """
-    mol, reason = sanitised(structure, implicit_hydrogens=implicit_hydrogens)
+    mol, reason = None, LOST
+    if located(structure):
+        mol, reason = sanitised(structure, implicit_hydrogens=implicit_hydrogens)
     parts = n_fragments(structure)
     if not reason and parts > 1:
         reason = f"{parts} fragments"
@@ -103,9 +111,15 @@ def judge(structure: Structure, *, implicit_hydrogens: bool) -> Verdict:
         n_fragments=parts,
         reason=reason,
         smiles="" if mol is None else canonical_smiles(mol),
+        isomeric_smiles="" if mol is None else canonical_smiles(mol, stereo=True),
         stable_legacy=_stable(structure, _valences(structure), LEGACY, implicit_hydrogens),
         stable=_stable(structure, _kekule_valences(structure, mol), CORRECTED, implicit_hydrogens),
     )
+
+
+def located(structure: Structure) -> bool:
+    """Whether all coordinates are numbers that a file can hold: a network can run away."""
+    return bool((np.abs(structure.positions) < FARTHEST).all())
 
 
 def sanitised(structure: Structure, *, implicit_hydrogens: bool) -> tuple[Mol | None, str]:
@@ -125,8 +139,8 @@ def sanitised(structure: Structure, *, implicit_hydrogens: bool) -> tuple[Mol | 
     return mol, ""
 
 
-def canonical_smiles(mol: Mol) -> str:
-    """Canonical SMILES without stereo marks and hydrogen atoms: what uniqueness and novelty compare."""
+def canonical_smiles(mol: Mol, *, stereo: bool = False) -> str:
+    """Canonical SMILES without hydrogen atoms; without stereo marks it is what uniqueness and novelty compare."""
     from rdkit import Chem, rdBase
 
     which = Chem.RemoveHsParameters()
@@ -139,7 +153,24 @@ def canonical_smiles(mol: Mol) -> str:
                 atom.SetNumExplicitHs(0)
         if Chem.SanitizeMol(bare, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
             bare = mol
-        return str(Chem.MolToSmiles(bare, isomericSmiles=False))
+        return str(Chem.MolToSmiles(bare, isomericSmiles=stereo))
+
+
+def core_rmsd(structure: Structure, core: Structure) -> float | None:
+    """RMSD (Å) of the core inside a molecule from the core, superposed, over the best match; None: it is not there.
+
+    The match is of elements, charges and bonds as they stand, also in molecules that RDKit does not sanitise.
+    """
+    mol, query = structure.to_rdkit(sanitize=False), core.to_rdkit(sanitize=False)
+    matches = [
+        match
+        for match in mol.GetSubstructMatches(query, uniquify=False, maxMatches=MOST_MATCHES)
+        if all(
+            mol.GetAtomWithIdx(k).GetFormalCharge() == atom.GetFormalCharge()
+            for k, atom in zip(match, query.GetAtoms(), strict=True)
+        )
+    ]
+    return min((superposed_rmsd(structure.positions[list(m)], core.positions) for m in matches), default=None)
 
 
 def n_fragments(structure: Structure) -> int:

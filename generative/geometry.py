@@ -1,4 +1,4 @@
-"""Distributions of valences, bond lengths, angles and dihedrals of a set of molecules, as histograms."""
+"""Valences, bond lengths, angles and dihedrals of molecules, their distributions over a set, and RMSD."""
 
 from __future__ import annotations
 
@@ -38,19 +38,8 @@ class Distributions:
 
     def add(self, structure: Structure) -> None:
         """Count one molecule."""
-        n = structure.n_atoms
-        orders = np.zeros((n, n), dtype=np.int64)
-        if structure.bonds is not None and len(structure.bonds):
-            i, j, order = structure.bonds.T
-            orders[i, j] = orders[j, i] = order
-        x, z = structure.positions, structure.numbers
-        valences = np.where(orders == 4, 1.5, orders).sum(1)
-        self._count("valence", z, valences)
-        i, j = np.nonzero(np.triu(orders))
-        self._count("bond", orders[i, j], np.linalg.norm(x[i] - x[j], axis=1))
-        neighbours = [np.flatnonzero(row) for row in orders]
-        self._count("angle", *_angles(x, z, neighbours))
-        self._count("dihedral", *_dihedrals(x, orders, neighbours, i, j))
+        for name, (kinds, values) in internal_coordinates(structure).items():
+            self._count(name, kinds, values)
 
     def wasserstein(self, other: Distributions) -> dict[str, float]:
         """W1 of each quantity, in its unit: the mean over the kinds, weighted by their frequency in `other`.
@@ -96,10 +85,40 @@ class Distributions:
 
     def _count(self, name: str, kinds: np.ndarray, values: np.ndarray) -> None:
         low, width, bins = BINS[name]
-        places = np.clip(((values - low) / width).astype(np.int64), 0, bins - 1)
+        known = np.isfinite(values)
+        kinds, values = kinds[known], values[known]
+        places = np.clip((values - low) / width, 0, bins - 1).astype(np.int64)
         for kind in np.unique(kinds):
             counts = self.counts[name].setdefault(int(kind), np.zeros(bins, dtype=np.int64))
             counts += np.bincount(places[kinds == kind], minlength=bins)
+
+
+def internal_coordinates(structure: Structure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Quantity of :data:`BINS` -> (kinds, values) of all valences, bonds, angles and dihedrals, in a fixed order."""
+    n = structure.n_atoms
+    orders = np.zeros((n, n), dtype=np.int64)
+    if structure.bonds is not None and len(structure.bonds):
+        i, j, order = structure.bonds.T
+        orders[i, j] = orders[j, i] = order
+    x, z = structure.positions, structure.numbers
+    i, j = np.nonzero(np.triu(orders))
+    neighbours = [np.flatnonzero(row) for row in orders]
+    return {
+        "valence": (z, np.where(orders == 4, 1.5, orders).sum(1)),
+        "bond": (orders[i, j], np.linalg.norm(x[i] - x[j], axis=1)),
+        "angle": _angles(x, z, neighbours),
+        "dihedral": _dihedrals(x, orders, neighbours, i, j),
+    }
+
+
+def superposed_rmsd(a: np.ndarray, b: np.ndarray) -> float:
+    """RMSD (Å) of two sets of positions ``(n, 3)`` after the best translation and rotation (Kabsch)."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    singular = np.linalg.svd(a.T @ b, compute_uv=False)
+    if np.linalg.det(a.T @ b) < 0:
+        singular[-1] *= -1
+    square = (a**2).sum() + (b**2).sum() - 2 * singular.sum()
+    return float(np.sqrt(max(square, 0.0) / len(a)))
 
 
 def _angles(x: np.ndarray, z: np.ndarray, neighbours: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,45 +3,60 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..datasets.errors import UserError
 from ..datasets.structure import Structure
 from .chemistry import Verdict, judge
 from .geometry import UNITS, Distributions
 from .library import library_metrics
+from .reference import Reference
+from .valences import ValenceTable
 from .vocabulary import Vocabulary, atom_values
+
+PROTOCOLS = {
+    "legacy": "sum of bond orders, aromatic bonds as 1, in the published table; fragments do not matter",
+    "corrected": "Kekulé structure, sum of bond orders in a table of usual valences, one fragment",
+    "learned": "(aromatic bonds, sum of the other orders) as atoms of that element and charge have it in the training "
+    "data, one fragment",
+}
+"""The ways to judge the stability of atoms and molecules, by name."""
 
 
 def evaluate(
     structures: Sequence[Structure],
     vocabulary: Vocabulary,
     *,
-    reference_smiles: Collection[str] = (),
-    reference: Distributions | None = None,
+    reference: Reference | None = None,
     verdicts: Sequence[Verdict] | None = None,
+    fcd: bool = False,
 ) -> dict[str, Any]:
     """Numbers for a report, plain and nested, shares in 0..1.
 
     Args:
         structures: all that were generated.
         vocabulary: of the training data, for total variations of elements, charges and bonds.
-        reference_smiles: canonical SMILES (:func:`.chemistry.canonical_smiles`) of the training data, for novelty.
-        reference: distributions of the training data, for Wasserstein distances.
+        reference: the training data: its distributions for Wasserstein distances, its valences for the learned
+            protocol, its SMILES for novelty and likeness.
         verdicts: of :func:`.chemistry.judge`, if at hand.
+        fcd: also the Fréchet ChemNet distance, which takes a while; needs the reference's SMILES.
 
     Raises:
         ValueError: no structures.
+        UserError: `fcd` without SMILES, or without its package.
     """
     if not structures:
         raise ValueError("there are no structures to evaluate")
-    implicit = vocabulary.implicit_hydrogens
+    reference = reference or Reference()
+    if fcd and not reference.smiles:
+        raise UserError("FCD compares with SMILES of the training data: name them by --reference")
     if verdicts is None:
-        verdicts = [judge(s, implicit_hydrogens=implicit) for s in structures]
+        verdicts = [judge(s, implicit_hydrogens=vocabulary.implicit_hydrogens) for s in structures]
     smiles = [v.smiles for v in verdicts if v.valid]
-    distinct = set(smiles)
+    distinct = sorted(set(smiles))
     result: dict[str, Any] = {
         "n_generated": len(structures),
         "validity": _share(v.valid for v in verdicts),
@@ -49,30 +64,46 @@ def evaluate(
         "connected": _share(v.n_fragments == 1 for v in verdicts),
         "complete": _share(v.complete for v in verdicts),
         "mean_fragments": float(np.mean([v.n_fragments for v in verdicts])),
-        "stability": {
-            "legacy": {
-                "atom": float(np.concatenate([v.stable_legacy for v in verdicts]).mean()),
-                "molecule": _share(v.molecule_stable_legacy for v in verdicts),
-            },
-            "corrected": {
-                "atom": float(np.concatenate([v.stable for v in verdicts]).mean()),
-                "molecule": _share(v.molecule_stable for v in verdicts),
-            },
-        },
+        "stability": stability(structures, verdicts, reference.valences),
         "uniqueness": len(distinct) / len(smiles) if smiles else None,
         "novelty": None,
         "total_variation": total_variations(structures, vocabulary),
         "failures": failures(verdicts),
     }
-    if reference_smiles and distinct:
-        known = set(reference_smiles)
-        result["novelty"] = _share(s not in known for s in distinct)
     if distinct:
-        result["library"] = library_metrics(sorted(distinct), sorted(reference_smiles))
-    if reference is not None:
-        distances = Distributions.of(structures).wasserstein(reference)
+        result["library"] = library_metrics(distinct)
+    if distinct and reference.smiles:
+        result["novelty"] = _share(s not in reference.known for s in distinct)
+        result["likeness"] = reference.likeness.of(distinct)
+        if fcd:
+            result["likeness"]["fcd"] = reference.likeness.fcd(distinct)
+    if reference.distributions is not None:
+        distances = Distributions.of(structures).wasserstein(reference.distributions)
         result["wasserstein"] = {k: {"value": v, "unit": UNITS[k]} for k, v in distances.items()}
     return result
+
+
+def stability(
+    structures: Sequence[Structure], verdicts: Sequence[Verdict], valences: ValenceTable | None
+) -> dict[str, dict[str, Any]]:
+    """Shares of stable atoms and molecules by each protocol of :data:`PROTOCOLS`, the learned one if `valences`."""
+    atoms = {
+        "legacy": [v.stable_legacy for v in verdicts],
+        "corrected": [v.stable for v in verdicts],
+    }
+    if valences is not None:
+        atoms["learned"] = [valences.allows(s) for s in structures]
+    whole = [v.n_fragments == 1 for v in verdicts]
+    return {
+        name: {
+            "atom": float(np.concatenate(found).mean()),
+            "molecule": _share(
+                stable.all() and (one or name == "legacy") for stable, one in zip(found, whole, strict=True)
+            ),
+            "protocol": PROTOCOLS[name],
+        }
+        for name, found in atoms.items()
+    }
 
 
 def total_variations(structures: Sequence[Structure], vocabulary: Vocabulary) -> dict[str, float]:
@@ -97,6 +128,7 @@ def failures(verdicts: Sequence[Verdict]) -> dict[str, int]:
         ("kekulize", "aromatic bonds without Kekulé structure"),
         ("non-ring atom", "aromatic atom outside a ring"),
         ("fragments", "several fragments"),
+        ("coordinates", "coordinates lost"),
     )
     counts: Counter[str] = Counter()
     for verdict in verdicts:

@@ -8,20 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._cli import add_common, check_device, refuse_overwrite, write_json, write_text
+from ._cli import add_common, check_device, refuse_overwrite, write_json
+from ._molecules import Batch, check_output, draw, failed_path, plausible, strained, table, write_molecules
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..datasets.structure import Structure
-    from ..generative.chemistry import Verdict
     from ..generative.model import EqgatDiff
-    from ..generative.strain import Relaxer
 
 EXAMPLE = "tesseral generate runs/generator/best.safetensors -n 100 -o molecules.sdf --steps 100 --json quality.json"
 CHUNK = 500  # molecules between saves of unfinished work
 MOST_ROUNDS = 20  # --until-valid gives up after this many times n
-SMILES_SUFFIXES = (".smi", ".smiles")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="checkpoint of a generator")
     parser.add_argument("-n", type=int, required=True, metavar="N", help="number of molecules")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, required=True, help="OUT.sdf, .extxyz, .h5 or .smi"
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        required=True,
+        help="OUT.sdf, .extxyz, .h5 or .smi for the valid molecules; the others go to OUT.failed.sdf with the reason",
     )
     parser.add_argument(
         "--steps", type=int, metavar="K", help="network calls (default: all noise levels of the model)"
@@ -46,17 +47,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resample", type=int, default=1, metavar="R", help="with --fix, rounds per step (default 1)"
     )
     parser.add_argument(
-        "--until-valid", action="store_true", help="go on until N valid molecules are there; write only these"
+        "--until-valid", action="store_true", help="go on until N valid molecules are there"
     )
     parser.add_argument(
         "--largest-fragment", action="store_true", help="write the largest fragment of each molecule"
     )
     parser.add_argument(
         "--relax",
-        metavar="mmff|MODEL",
-        help="relax the valid molecules, by MMFF94 or a potential, and report the strain",
+        metavar="mmff|gfn2|MODEL",
+        help="relax the valid molecules by MMFF94, GFN2-xTB or a potential, and report the strain",
     )
-    parser.add_argument("--reference", metavar="FILE", help="SMILES of the training data, for novelty")
+    parser.add_argument(
+        "--strain",
+        metavar="gfn2|mmff|MODEL",
+        help="report the strain by GFN2-xTB, MMFF94 or a potential; the molecules stay as they are",
+    )
+    parser.add_argument(
+        "--posebusters", action="store_true", help="run PoseBusters' checks on the valid molecules"
+    )
+    parser.add_argument(
+        "--processes", type=int, metavar="P", help="of gfn2 and PoseBusters at a time (default: one per core)"
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="FILE",
+        help="SMILES or molecules of the training data, for novelty and likeness",
+    )
     parser.add_argument(
         "--batch", type=int, metavar="B", help="atom pairs computed at a time (default 60000)"
     )
@@ -77,41 +93,61 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.fix is not None and args.atoms is not None:
         raise UserError("--atoms is for whole molecules; with --fix say --add-atoms")
-    refuse_overwrite(args.output, args.force)
+    check_output(args.output)
+    for path in filter(None, (args.output, failed_path(args.output), args.grid, args.json)):
+        refuse_overwrite(path, args.force)
     model = load(args.model, device=check_device(args.device))
     start = time.perf_counter()
-    structures, verdicts = _generate(args, model)
+    batch = _generate(args, model)
     seconds = time.perf_counter() - start
-    report = _report(args, model, structures, verdicts, seconds)
+    report = _report(args, model, batch, seconds)
+    if args.fix is not None:
+        report["core"] = _core_kept(args, model, batch)
+    if args.posebusters:
+        report["posebusters"] = plausible(batch, args.processes)
+    if args.strain:
+        report["strain"] = strained(batch, args.strain, device=args.device, processes=args.processes)
     if args.relax:
-        report["strain"] = _relax(args, model, structures, verdicts)
-    written = _write(args, model, structures, verdicts)
+        report["relaxation"] = strained(
+            batch, args.relax, device=args.device, processes=args.processes, replace=True
+        )
+    n_good, n_bad = write_molecules(
+        batch,
+        args.output,
+        seed=args.seed,
+        most=args.n if args.until_valid else None,
+        largest=args.largest_fragment,
+    )
+    for first in range(0, len(batch.structures), min(CHUNK, args.n)):
+        _kept(args, first).unlink(missing_ok=True)
+    report["files"] = {"valid": n_good, "failed": n_bad}
+    print(table(report))
+    print(f"{n_good} valid molecules in {args.output}" if n_good else f"nothing in {args.output}: none is valid")
+    if n_bad:
+        print(f"{n_bad} others, each with its reason, in {failed_path(args.output)}")
     if args.grid:
-        _draw(args.grid, model, structures, verdicts)
-    print(_table(report))
-    print(f"{written} molecules in {args.output}")
+        draw(args.grid, batch.verdicts)
     if args.json:
         write_json(args.json, report)
 
 
-def _generate(args: argparse.Namespace, model: EqgatDiff) -> tuple[list[Structure], list[Verdict]]:
+def _generate(args: argparse.Namespace, model: EqgatDiff) -> Batch:
     """All that was generated, in the order of its numbers, with RDKit's verdicts; takes up unfinished work."""
     from tqdm import tqdm
 
     from ..generative.chemistry import judge
 
-    structures: list[Structure] = []
-    verdicts: list[Verdict] = []
     implicit = model.vocabulary.implicit_hydrogens
+    batch = Batch([], [], implicit)
     with tqdm(total=args.n, unit=" mol", disable=None, leave=False) as bar:
         for chunk in _chunks(args, model):
             new = [judge(s, implicit_hydrogens=implicit) for s in chunk]
-            structures += chunk
-            verdicts += new
+            batch.structures += chunk
+            batch.verdicts += new
             bar.update(sum(v.valid for v in new) if args.until_valid else len(new))
-            if args.until_valid and sum(v.valid for v in verdicts) >= args.n:
+            if args.until_valid and len(batch.valid) >= args.n:
                 break
-    return structures, verdicts
+    return batch
 
 
 def _chunks(args: argparse.Namespace, model: EqgatDiff) -> Iterator[list[Structure]]:
@@ -191,161 +227,36 @@ def _core(path: str, model: EqgatDiff) -> Structure:
     return prepared(read(path, index=0)[0], options)
 
 
-def _report(
-    args: argparse.Namespace,
-    model: EqgatDiff,
-    structures: list[Structure],
-    verdicts: list[Verdict],
-    seconds: float,
-) -> dict[str, Any]:
-    """Quality over all that was generated, and how it was made."""
-    from ..generative.geometry import Distributions
-    from ..generative.metrics import evaluate
+def _core_kept(args: argparse.Namespace, model: EqgatDiff, batch: Batch) -> dict[str, Any]:
+    """In how many molecules the fixed part is found unchanged, looked for as a sub-structure."""
+    from ..generative.chemistry import LARGEST_SHIFT, core_rmsd
 
-    reference = model.card.get("reference")
-    result = evaluate(
-        structures,
-        model.vocabulary,
-        verdicts=verdicts,
-        reference=None if reference is None else Distributions.from_dict(reference),
-        reference_smiles=_reference_smiles(args.reference) if args.reference else (),
-    )
+    core = _core(args.fix, model)
+    shifts = [core_rmsd(structure, core) for structure in batch.structures]
+    found = [shift for shift in shifts if shift is not None]
+    return {
+        "n_found": len(found),
+        "n_unchanged": sum(shift < LARGEST_SHIFT for shift in found),
+        "largest_rmsd": max(found, default=float("nan")),
+        "unit": "Å",
+    }
+
+
+def _report(args: argparse.Namespace, model: EqgatDiff, batch: Batch, seconds: float) -> dict[str, Any]:
+    """Quality over all that was generated, and how it was made."""
+    from ..generative.metrics import evaluate
+    from ..generative.reference import Reference
+
+    reference = Reference.of_header(model.card)
+    if args.reference:
+        reference = Reference.of_file(args.reference, model.vocabulary).or_else(reference)
+    result = evaluate(batch.structures, model.vocabulary, verdicts=batch.verdicts, reference=reference)
     result["sampling"] = {
         "model": Path(args.model).name,
         "steps": args.steps or model.config.diffusion.steps,
         "seed": args.seed,
         "device": args.device,
         "seconds": round(seconds, 2),
-        "molecules_per_second": len(structures) / seconds,
+        "molecules_per_second": len(batch.structures) / seconds,
     }
     return result
-
-
-def _relax(
-    args: argparse.Namespace, model: EqgatDiff, structures: list[Structure], verdicts: list[Verdict]
-) -> dict[str, Any]:
-    """Put each valid molecule's energy minimum (with all hydrogens) in its place; returns the strain's numbers."""
-    from ..datasets.errors import UserError
-    from ..generative.strain import mmff, relaxed, summary
-
-    relaxer = mmff if args.relax == "mmff" else _by_potential(args.relax, args.device)
-    results, n_failed, reason = [], 0, ""
-    for k, verdict in enumerate(verdicts):
-        if not verdict.valid:
-            continue
-        try:
-            result = relaxed(structures[k], relaxer, implicit_hydrogens=model.vocabulary.implicit_hydrogens)
-        except UserError as error:
-            n_failed, reason = n_failed + 1, str(error)
-            continue
-        result.structure.info["energy_drop_kcal_mol"] = result.drop
-        structures[k] = result.structure
-        results.append(result)
-    if n_failed:
-        print(f"{n_failed} valid molecules were not relaxed, the last because: {reason}")
-    return summary(results, n_failed, Path(args.relax).name)
-
-
-def _by_potential(name: str, device: str) -> Relaxer:
-    """A relaxer by one of our own potentials."""
-    from ..generative.strain import KCAL_PER_EV
-    from ..md.calculator import Calculator
-    from ..md.relax import relax
-
-    calculator = Calculator(name, device=device)
-
-    def run_one(structure: Structure) -> tuple[np.ndarray, float, bool]:
-        result = relax(structure.to_ase(), calculator, fmax=0.05)
-        drop = KCAL_PER_EV * (result.energy_start - result.energy)
-        return result.atoms.positions, drop, result.converged
-
-    return run_one
-
-
-def _reference_smiles(path: str) -> set[str]:
-    """Canonical SMILES of a file of SMILES, as generated molecules are written."""
-    from rdkit import Chem, rdBase
-
-    from ..generative.chemistry import canonical_smiles
-    from ..generative.data import smiles_of
-
-    with rdBase.BlockLogs():
-        molecules = [Chem.MolFromSmiles(text) for text in smiles_of(path)]
-    return {canonical_smiles(mol) for mol in molecules if mol is not None}
-
-
-def _write(
-    args: argparse.Namespace, model: EqgatDiff, structures: list[Structure], verdicts: list[Verdict]
-) -> int:
-    """Write what was asked for, with number and verdict as properties; returns how many."""
-    from ..datasets.write import write
-    from ..generative.chemistry import judge, largest_fragment
-
-    chosen: list[Structure] = []
-    smiles: list[str] = []
-    for number, (raw, of_raw) in enumerate(zip(structures, verdicts, strict=True)):
-        structure, verdict = raw, of_raw
-        if args.largest_fragment and verdict.n_fragments > 1:
-            structure = largest_fragment(raw)
-            verdict = judge(structure, implicit_hydrogens=model.vocabulary.implicit_hydrogens)
-        if args.until_valid and not verdict.valid:
-            continue
-        structure.info.update(
-            name=f"generated-{args.seed}-{number}",
-            valid=verdict.valid,
-            fragments=verdict.n_fragments,
-            stable=verdict.molecule_stable,
-            smiles=verdict.smiles,
-            **({"reason": verdict.reason} if verdict.reason else {}),
-        )
-        chosen.append(structure)
-        smiles.append(verdict.smiles)
-    if args.until_valid:
-        chosen, smiles = chosen[: args.n], smiles[: args.n]
-    if args.output.suffix in SMILES_SUFFIXES:
-        lines = [f"{s} {m.info['name']}" for s, m in zip(smiles, chosen, strict=True) if s]
-        write_text(args.output, "".join(f"{line}\n" for line in lines))
-        count = len(lines)
-    else:
-        count = write(args.output, chosen, overwrite=args.force)
-    for first in range(0, len(structures), min(CHUNK, args.n)):
-        _kept(args, first).unlink(missing_ok=True)
-    return count
-
-
-def _draw(path: Path, model: EqgatDiff, structures: list[Structure], verdicts: list[Verdict]) -> None:
-    """Picture of up to 24 valid molecules."""
-    from rdkit import Chem
-    from rdkit.Chem import Draw
-
-    from ..datasets.errors import UserError
-
-    smiles = [v.smiles for v in verdicts if v.valid][:24]
-    if not smiles:
-        raise UserError("--grid: no valid molecule to draw")
-    image = Draw.MolsToGridImage([Chem.MolFromSmiles(s) for s in smiles], molsPerRow=6, subImgSize=(200, 160))
-    image.save(path)
-
-
-def _table(report: dict[str, Any]) -> str:
-    """The numbers that matter, a few lines."""
-    stability, sampling = report["stability"], report["sampling"]
-    rows = [
-        ("valid (one fragment, RDKit accepts it)", report["validity"]),
-        ("RDKit accepts it", report["sanitised"]),
-        ("one fragment", report["connected"]),
-        ("molecules stable, corrected protocol", stability["corrected"]["molecule"]),
-        ("molecules stable, legacy protocol", stability["legacy"]["molecule"]),
-        ("unique among valid", report["uniqueness"]),
-        ("novel among unique", report["novelty"]),
-    ]
-    lines = [f"{name:42}{100 * value:6.1f} %" for name, value in rows if value is not None]
-    lines += [f"  failed {count:6d}  {reason}" for reason, count in report["failures"].items()]
-    if "energy_drop" in report.get("strain", {}):
-        strain = report["strain"]
-        lines.append(
-            f"strain by {strain['method']}: median energy drop {strain['energy_drop']['median']:.1f} kcal/mol, "
-            f"RMSD {strain['rmsd']['median']:.2f} Å"
-        )
-    speed = f"{sampling['molecules_per_second']:.1f} molecules/s, {sampling['steps']} steps on {sampling['device']}"
-    return "\n".join([f"{report['n_generated']} generated, {speed}", *lines])

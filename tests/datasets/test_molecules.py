@@ -90,6 +90,14 @@ def test_sd_file_there_and_back(tmp_path):
     np.testing.assert_array_equal(frames[1].labels["forces"], structure.labels["forces"])
 
 
+@pytest.mark.parametrize("smiles", ["F/C=C/Cl", "F/C=C\\Cl", "C[C@H](N)C(=O)O", "C[C@H](F)/C=N/O"])
+def test_sd_file_keeps_stereo(tmp_path, smiles):
+    chem = pytest.importorskip("rdkit.Chem")
+    write(tmp_path / "a.sdf", Structure.from_rdkit(embedded(smiles)))
+    (mol,) = chem.SDMolSupplier(str(tmp_path / "a.sdf"))
+    assert chem.MolToSmiles(mol) == chem.CanonSmiles(smiles)
+
+
 def test_aromatic_bonds_without_kekule_form_are_written_as_they_are(tmp_path):
     ring = [[k, (k + 1) % 5, 4] for k in range(5)]
     structure = Structure([6] * 5, np.eye(5, 3), bonds=ring)

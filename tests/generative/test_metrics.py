@@ -8,10 +8,11 @@ import pytest
 from tesseral.datasets.errors import DataError
 from tesseral.datasets.structure import Structure
 from tesseral.generative.chemistry import judge, largest_fragment, n_fragments
-from tesseral.generative.geometry import Distributions
+from tesseral.generative.geometry import Distributions, superposed_rmsd
 from tesseral.generative.library import library_metrics
 from tesseral.generative.metrics import evaluate, total_variations
-from tesseral.generative.strain import mmff, relaxed, superposed_rmsd
+from tesseral.generative.reference import Reference
+from tesseral.generative.strain import mmff, relaxed
 from tesseral.generative.vocabulary import Vocabulary
 
 
@@ -148,15 +149,17 @@ def test_library_numbers():
     from rdkit import Chem
     from rdkit.Chem import QED
 
-    two = library_metrics(["c1ccccc1O", "c1ccccc1N"], reference=["c1ccccc1O", "CCCC"])
+    two = library_metrics(["c1ccccc1O", "c1ccccc1N"])
     assert two["scaffolds"] == 0.5  # benzene twice
     expected = np.mean([QED.qed(Chem.MolFromSmiles(s)) for s in ("c1ccccc1O", "c1ccccc1N")])
     assert two["qed"] == pytest.approx(expected)
-    similarity = 1 - two["diversity"]
-    assert 0.2 < similarity < 0.9
-    assert two["nearest"] == pytest.approx((1 + similarity) / 2)  # phenol itself, and phenol for aniline
+    assert 0.2 < 1 - two["diversity"] < 0.9
+    assert two["diversity"] == pytest.approx(two["diversity_2"])  # one pair: mean and root mean square agree
     assert two["sa"] is None or 0.8 < two["sa"] <= 1
+    assert two["rule_of_five"] == 1
+    assert two["weight"] == pytest.approx((94.11 + 93.13) / 2, abs=0.01)
     assert library_metrics(["CCO", "CCO"])["diversity"] == pytest.approx(0)
+    assert library_metrics(["C" * 40])["rule_of_five"] == 0  # logP 15
 
 
 def test_rates_over_all_that_were_generated(small):
@@ -165,7 +168,7 @@ def test_rates_over_all_that_were_generated(small):
     bad = good[0].copy()
     bad.bonds = bad.bonds[:1]  # falls apart
     result = evaluate(
-        [*good, good[1], bad], vocabulary, reference_smiles=["CC#N"], reference=Distributions.of(good)
+        [*good, good[1], bad], vocabulary, reference=Reference.of(good, ["CC#N"])
     )
     assert result["n_generated"] == 6
     assert result["validity"] == pytest.approx(5 / 6)
@@ -174,7 +177,10 @@ def test_rates_over_all_that_were_generated(small):
     assert result["novelty"] == pytest.approx(3 / 4)
     assert result["failures"] == {"several fragments": 1}
     assert result["wasserstein"]["bond"]["unit"] == "Å"
-    same = evaluate(good, vocabulary, reference=Distributions.of(good))
+    assert result["likeness"]["n_reference"] == 1
+    assert set(result["stability"]) == {"legacy", "corrected", "learned"}
+    assert result["stability"]["learned"]["molecule"] == pytest.approx(5 / 6)
+    same = evaluate(good, vocabulary, reference=Reference.of(good))
     assert all(v["value"] == 0 for v in same["wasserstein"].values())
     assert max(same["total_variation"].values()) < 1e-3
     assert json.dumps(result)

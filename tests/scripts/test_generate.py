@@ -9,6 +9,7 @@ from rdkit import Chem
 from tesseral import read
 from tesseral.datasets.write import write
 from tesseral.generative import load, save
+from tesseral.generative.chemistry import core_rmsd, judge, located
 from tesseral.generative.data import MoleculeOptions, embedded, prepared
 from tesseral.generative.geometry import Distributions
 from tesseral.generative.model import EqgatDiff
@@ -37,26 +38,55 @@ def model(tmp_path, molecules):
     )
 
 
-def test_sd_file_holds_every_molecule_with_its_verdict(model, tmp_path, capsys):
+def test_sd_file_holds_the_valid_molecules_and_another_the_rest_with_reasons(model, tmp_path, capsys):
     out, numbers = tmp_path / "x.sdf", tmp_path / "m.json"
-    assert main(["generate", model, "-n", "20", "-o", str(out), "--json", str(numbers), "--seed", "3"]) == 0
+    command = ["generate", model, "-n", "40", "-o", str(out), "--json", str(numbers), "--seed", "3"]
+    assert main([*command, "--atoms", "2-4"]) == 0
     shown = capsys.readouterr().out
-    assert "20 generated" in shown
-    records = list(Chem.SDMolSupplier(str(out), sanitize=False))
-    assert len(records) == 20
-    assert all(mol is not None for mol in records)
+    assert "40 generated" in shown
     report = json.loads(numbers.read_text())
-    valid = [mol.GetProp("valid") in ("1", "True", "true") for mol in records]
-    assert np.mean(valid) == pytest.approx(report["validity"])
-    for mol, good in zip(records, valid, strict=True):
-        assert bool(mol.HasProp("reason")) != good
+    good = list(Chem.SDMolSupplier(str(out)))
+    bad = list(Chem.SDMolSupplier(str(tmp_path / "x.failed.sdf"), sanitize=False))
+    assert all(mol is not None for mol in (*good, *bad))
+    assert good and bad and len(good) + len(bad) == report["n_generated"] == 40
+    assert report["validity"] == len(good) / 40
+    assert report["files"] == {"valid": len(good), "failed": len(bad)}
+    assert sum(report["failures"].values()) == len(bad)
+    for mol in good:
+        assert mol.GetProp("smiles") == Chem.MolToSmiles(mol)  # hydrogens, charges and stereo survive the file
+        assert not mol.HasProp("reason")
+        assert "." not in mol.GetProp("smiles")
+    assert all(mol.GetProp("reason") for mol in bad)
     assert report["sampling"]["steps"] == 8
     assert report["wasserstein"]["bond"]["value"] > 0
-    assert sum(report["failures"].values()) == 20 - sum(valid)
-    drawn = load(model).sample(20, seed=3)
-    for structure, again in zip(read(out), drawn, strict=True):
-        np.testing.assert_allclose(structure.positions, again.positions, atol=1e-3)
+    drawn = {f"generated-3-{k}": s for k, s in enumerate(load(model).sample(40, seed=3, atoms=(2, 4)))}
+    for structure in (*read(out), *read(tmp_path / "x.failed.sdf")):
+        again = drawn.pop(structure.info["name"])
+        lost = structure.info.get("reason", "").startswith("coordinates")
+        assert lost == (not located(again))
+        np.testing.assert_allclose(structure.positions, 0 if lost else again.positions, atol=1e-3)
         assert structure.numbers.tolist() == again.numbers.tolist()
+        np.testing.assert_array_equal(structure.bonds, again.bonds)
+    assert not drawn
+
+
+def test_real_molecules_come_back_from_the_file_as_they_were(tmp_path):
+    """Charges, bonds, implicit hydrogens and stereo of what a perfect generator would draw."""
+    from tesseral.generative.molecules import collate, decode, encode
+    from tesseral.scripts._molecules import Batch, write_molecules
+
+    texts = ("C[C@H](N)C(=O)[O-]", "F/C=C/Cl", "C[N+](C)(C)C", "c1cc[nH]c1", "CS(=O)(=O)C", "C[S@](=O)CC", "O")
+    for hydrogens in ("add", "remove"):
+        real = [prepared(embedded(s), MoleculeOptions(hydrogens=hydrogens)) for s in texts]
+        vocabulary = Vocabulary.from_structures(real)
+        drawn = decode(collate([encode(s, vocabulary) for s in real]), vocabulary)
+        verdicts = [judge(s, implicit_hydrogens=vocabulary.implicit_hydrogens) for s in drawn]
+        batch = Batch(drawn, verdicts, vocabulary.implicit_hydrogens)
+        out = tmp_path / f"{hydrogens}.sdf"
+        assert write_molecules(batch, out, seed=0, most=None, largest=False) == (len(texts), 0)
+        found = [Chem.MolToSmiles(mol) for mol in Chem.SDMolSupplier(str(out))]
+        assert found == [Chem.CanonSmiles(s) for s in texts]
+        assert found == [v.isomeric_smiles for v in verdicts]
 
 
 def test_interrupted_work_is_taken_up(model, tmp_path, monkeypatch, capsys):
@@ -70,40 +100,48 @@ def test_interrupted_work_is_taken_up(model, tmp_path, monkeypatch, capsys):
         return sample(self, n, **settings)
 
     monkeypatch.setattr(EqgatDiff, "sample", interrupted)
-    command = ["generate", model, "-n", "10", "-o", str(tmp_path / "x.extxyz")]
+    command = ["generate", model, "-n", "10", "--atoms", "1-3", "-o", str(tmp_path / "x.extxyz")]
     assert main(command) == 130
     assert not (tmp_path / "x.extxyz").exists()
     assert main(command) == 0
     assert calls == [0, 4, 8, 8]
     monkeypatch.setattr(EqgatDiff, "sample", sample)
     assert main([*command[:-1], str(tmp_path / "y.extxyz")]) == 0
-    for a, b in zip(read(tmp_path / "x.extxyz"), read(tmp_path / "y.extxyz"), strict=True):
-        np.testing.assert_allclose(a.positions, b.positions, atol=1e-6)
+    for name in (".extxyz", ".failed.sdf"):
+        for a, b in zip(read(tmp_path / f"x{name}"), read(tmp_path / f"y{name}"), strict=True):
+            np.testing.assert_allclose(a.positions, b.positions, atol=1e-6)
     assert not list(tmp_path.glob(".*"))
 
 
 def test_fixed_core_is_in_every_molecule(model, tmp_path):
     core = embedded("CC#N")
     write(tmp_path / "core.sdf", core)
-    out = tmp_path / "x.sdf"
-    command = [
-        "generate",
-        model,
-        "-n",
-        "5",
-        "-o",
-        str(out),
-        "--fix",
-        str(tmp_path / "core.sdf"),
-        "--add-atoms",
-        "2-3",
-    ]
-    assert main(command) == 0
-    for drawn in read(out):
-        assert drawn.n_atoms in (5, 6)
-        assert drawn.numbers[:3].tolist() == [6, 6, 7]
-        found, known = (x[:3] - x[:3].mean(0) for x in (drawn.positions, core.positions))
+    out, numbers = tmp_path / "x.sdf", tmp_path / "m.json"
+    options = ["--fix", str(tmp_path / "core.sdf"), "--add-atoms", "2-3", "--json", str(numbers)]
+    assert main(["generate", model, "-n", "10", "-o", str(out), *options]) == 0
+    files = [path for path in (out, tmp_path / "x.failed.sdf") if path.exists()]
+    drawn = [structure for path in files for structure in read(path)]
+    assert len(drawn) == 10
+    for structure in drawn:
+        assert structure.n_atoms in (5, 6)
+        assert structure.numbers[:3].tolist() == [6, 6, 7]
+        found, known = (x[:3] - x[:3].mean(0) for x in (structure.positions, core.positions))
         assert np.sqrt(((found - known) ** 2).sum(1).mean()) < 1e-3
+    report = json.loads(numbers.read_text())["core"]
+    assert report["n_found"] == report["n_unchanged"] == 10
+    assert report["largest_rmsd"] < 1e-5
+
+
+def test_a_changed_core_is_noticed():
+    core, other = embedded("CC#N"), embedded("CC#CC")
+    assert core_rmsd(core, core) == pytest.approx(0, abs=1e-6)
+    assert core_rmsd(other, core) is None
+    moved = core.copy()
+    moved.positions[0] += 0.1
+    assert 1e-2 < core_rmsd(moved, core) < 0.1
+    charged = core.copy()
+    charged.arrays["formal_charges"] = np.array([0, 0, 1, 0, 0, 0])
+    assert core_rmsd(charged, core) is None
 
 
 def test_until_valid_writes_valid_molecules_only(model, tmp_path):
@@ -147,7 +185,7 @@ def test_valid_molecules_are_relaxed_with_their_hydrogens(model, tmp_path, how):
         str(numbers),
     ]
     assert main([*command, "--relax", how]) == 0
-    strain = json.loads(numbers.read_text())["strain"]
+    strain = json.loads(numbers.read_text())["relaxation"]
     assert strain["n_relaxed"] + strain["n_failed"] >= 2
     assert strain["n_relaxed"] > 0
     assert strain["energy_drop"]["median"] > 0
@@ -161,6 +199,7 @@ def test_valid_molecules_are_relaxed_with_their_hydrogens(model, tmp_path, how):
     [
         (["-n", "0"], "at least one"),
         (["-n", "1", "--atoms", "many"], "12-24"),
+        (["-n", "1", "-o", "x.mol17"], "suffix"),
         (["-n", "1", "--steps", "9"], "1..8 steps"),
         (["-n", "1", "--fix", "core.sdf"], "belong together"),
         (["-n", "1", "--atoms", "5-2"], "range"),
