@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from ..training.fit import device_of, fit
 from ..training.options import OptimizerOptions, ScheduleOptions, TrainingOptions
 from ..training.run_folder import check_same, package_versions, start_folder
 from ..training.state import seed_generators, torch_settings
+from .conditions import Conditions
 from .data import MoleculeOptions, read_molecules
-from .geometry import Distributions
 from .loader import MoleculeLoader, encode_all
 from .model import EqgatDiff
+from .pocket import PocketFacts
+from .protein import read_pairs
+from .reference import Reference
 from .task import GeneratorTask, LossOptions, compile_network
 from .vocabulary import Vocabulary
-
-REFERENCES = 5000  # molecules of which the distributions in the checkpoint are made
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,28 @@ class GeneratorModel:
 class GeneratorData:
     """Which molecules, and how they are batched."""
 
-    train: str | list[str] = option([], "SD files, SMILES files or stores with bonds")
+    train: str | list[str] = option([], "SD files, SMILES files or stores with bonds; * and ? are patterns")
     val: float | str | list[str] = option(
         0.05, "validation: files, or the fraction of train drawn by training.seed"
     )
     molecules: MoleculeOptions = option(MoleculeOptions(), "the form in which molecules are learned")
+    condition: list[str] = option(
+        [], "properties that generation shall aim at: SD properties, columns of a SMILES file, keys of a store"
+    )
+    pockets: str | list[str] | None = option(
+        None, "PDB files of the pockets, one for each file of train in the same order; null: free molecules"
+    )
+    pocket_radius: float = option(6.0, "Å, residues so near to the molecule are its pocket")
     batch_size: int | None = option(64, "molecules per step, over all processes; null: no limit")
     max_edges: int | None = option(None, "most ordered pairs of atoms per step; null: no limit")
 
     def __post_init__(self) -> None:
         if isinstance(self.val, float) and not 0 <= self.val < 1:
             raise ConfigError(f"val as a fraction must lie in [0, 1), got {self.val}")
+        if self.pockets is not None and not isinstance(self.val, float):
+            raise ConfigError("with pockets, val is the fraction of the pairs that validates")
+        if self.pocket_radius <= 0:
+            raise ConfigError(f"pocket_radius must be positive Å, got {self.pocket_radius}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,8 @@ def train(config: GeneratorTraining, *, resume: bool = False, force: bool = Fals
         print(
             f"{len(training)} molecules to learn, {len(validation)} to validate: {model.vocabulary.summary()}"
         )
+        if model.conditions is not None:
+            print(model.conditions.summary())
         for reason, count in left_out.items():
             print(f"left out {count}: {reason}")
         if distributed_rank() == 0 and not resume:
@@ -128,9 +143,22 @@ def open_molecules(config: GeneratorTraining) -> tuple[list[Structure], list[Str
     data = config.data
     if not data.train:
         raise ConfigError("data.train is missing: name at least one file of molecules")
-    molecules, left_out = read_molecules(data.train, data.molecules)
+    if data.pockets is None:
+        molecules, left_out = read_molecules(_files(data.train), data.molecules, properties=data.condition)
+    else:
+        molecules, left_out = read_pairs(
+            _files(data.train),
+            _files(data.pockets),
+            data.molecules,
+            data.pocket_radius,
+            properties=data.condition,
+        )
     if not isinstance(data.val, float):
-        validation, more = read_molecules(data.val, data.molecules) if data.val else ([], {})
+        validation, more = (
+            read_molecules(_files(data.val), data.molecules, properties=data.condition)
+            if data.val
+            else ([], {})
+        )
         return molecules, validation, {k: left_out.get(k, 0) + more.get(k, 0) for k in {**left_out, **more}}
     n = max(1, round(data.val * len(molecules))) if data.val else 0
     if n >= len(molecules):
@@ -145,20 +173,56 @@ def open_molecules(config: GeneratorTraining) -> tuple[list[Structure], list[Str
     )
 
 
+def _files(names: str | list[str]) -> list[str]:
+    """Files of the names, patterns replaced by what they match, sorted.
+
+    Raises:
+        ConfigError: a pattern that matches nothing.
+    """
+    found = []
+    for name in [names] if isinstance(names, str) else names:
+        matches = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
+        if not matches:
+            raise ConfigError(f"no file matches {name}")
+        found += matches
+    return found
+
+
 def _model(config: GeneratorTraining, molecules: list[Structure]) -> EqgatDiff:
     """A fresh model, or the start weights with the frequencies and sizes of the new data; in its dtype."""
     from . import build, load
 
+    data, names = config.data, config.data.condition
     dtype = torch.float64 if config.training.precision == "float64" else torch.float32
+    pockets = None if data.pockets is None else PocketFacts.from_structures(molecules, data.pocket_radius)
     if config.model.init is None:
         torch.manual_seed(config.training.seed)
-        vocabulary = Vocabulary.from_structures(molecules, extra=tuple(config.data.molecules.extra))
-        return build(config.model.architecture, config.model.config, vocabulary).to(dtype)
+        return build(
+            config.model.architecture,
+            config.model.config,
+            Vocabulary.from_structures(molecules, extra=tuple(data.molecules.extra)),
+            conditions=Conditions.from_structures(molecules, names) if names else None,
+            pockets=pockets,
+        ).to(dtype)
     if config.model.config:
         raise ConfigError("model.config and model.init exclude each other: the start weights bring their own")
     start = load(config.model.init)
-    model = EqgatDiff(start.config, start.vocabulary.recounted(molecules))
-    model.load_state_dict(start.state_dict())
+    if start.conditions is not None and start.conditions.names != tuple(names):
+        raise ConfigError(f"model.init was trained with data.condition={list(start.conditions.names)}")
+    if start.pockets is not None:
+        if pockets is None:
+            raise ConfigError("model.init was trained on molecules in pockets: data.pockets is missing")
+        pockets = replace(pockets, elements=start.pockets.elements)
+    torch.manual_seed(config.training.seed)
+    model = EqgatDiff(
+        start.config,
+        start.vocabulary.recounted(molecules),
+        conditions=Conditions.from_structures(molecules, names, scale=start.conditions) if names else None,
+        pockets=pockets,
+    )
+    model.load_state_dict({**model.state_dict(), **start.state_dict()})
+    if names and start.conditions is None:  # at first as without properties
+        torch.nn.init.zeros_(model.network.context_mix.weight)
     model.card = start.card
     return model.to(dtype)
 
@@ -177,7 +241,7 @@ def _loader(
     config: GeneratorTraining, molecules: list[Structure], model: EqgatDiff, *, shuffle: bool, seed: int
 ) -> MoleculeLoader:
     return MoleculeLoader(
-        encode_all(molecules, model.vocabulary),
+        encode_all(molecules, model.vocabulary, conditions=model.conditions, pockets=model.pockets),
         batch_size=config.data.batch_size,
         max_edges=config.data.max_edges,
         shuffle=shuffle,
@@ -192,19 +256,19 @@ def _header(
     config: GeneratorTraining, molecules: list[Structure], left_out: dict[str, int], before: int
 ) -> dict[str, Any]:
     """What a checkpoint keeps of its training; names of files without their folders."""
-    files = [config.data.train] if isinstance(config.data.train, str) else config.data.train
+    files = _files(config.data.train)
     sections = {
         name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")
     }
-    some = np.unique(np.linspace(0, len(molecules) - 1, min(REFERENCES, len(molecules))).astype(int))
     return {
-        "reference": Distributions.of(molecules[k] for k in some).to_dict(),
+        **Reference.of(molecules).to_header(),
         "provenance": {
             "data": {
                 "files": [Path(name).name for name in files],
                 "n_molecules": len(molecules),
                 "left_out": left_out,
                 "molecules": to_dict(config.data.molecules),
+                "condition": config.data.condition,
             },
             "training": sections,
             "init": Path(config.model.init).name if config.model.init else None,

@@ -98,11 +98,10 @@ def test_gaussian_channels_have_the_moments_of_the_table_and_are_symmetric():
     diffusion, layout = Diffusion(DiffusionConfig(classes="gaussian"), VOCABULARY), clean.layout
     noisy = diffusion.noised(clean, torch.full((400,), 250), Streams(0, torch.arange(400)))
     atoms, bonds = diffusion.channels(noisy)
-    wanted = torch.nn.functional.one_hot(clean.atoms[:, 1], 6).double()
-    for found, one_hot, alpha in ((atoms[:, 16:], wanted, 0.492288), (bonds, None, 0.713378)):
-        if one_hot is None:
-            one_hot = torch.nn.functional.one_hot(clean.bonds, 5).double()
-        left = found - alpha * one_hot
+    one_hot = torch.nn.functional.one_hot
+    charges, orders = one_hot(clean.atoms[:, 1], 6).double(), one_hot(clean.bonds, 5).double()
+    for found, wanted, alpha in ((atoms[:, 16:], charges, 0.492288), (bonds, orders, 0.713378)):
+        left = found - alpha * wanted
         assert float(left.mean()) == pytest.approx(0.0, abs=0.02)
         assert float(left.square().mean()) == pytest.approx(1 - alpha**2, rel=0.02)
     assert torch.equal(noisy.bonds, noisy.bonds[layout.reverse])
