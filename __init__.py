@@ -28,27 +28,26 @@ _PUBLIC = {
     "relax": ".md.relax",
     "generate": ".generative",
 }
-_MODEL_ROOMS = ("potentials", "generative", "models")
 
 
 def load(name_or_path: Any, *, device: str = "cpu", dtype: Any = None) -> Any:
-    """Open a trained model of any room: the file's header names it; a bare name is a shipped potential.
+    """Open a trained model of any room, by a shipped name or a path; the header says which room.
 
     Raises `UserError` when there is no such model or the file is not a tesseral checkpoint.
     """
     from importlib import import_module
-    from pathlib import Path
 
-    room = "potentials"
-    checkpoint = import_module(".training.checkpoint", __name__)
-    if Path(name_or_path).is_file() or checkpoint.is_sharded(name_or_path):
-        room = checkpoint.read_header(name_or_path).get("room", room)
-        if room not in _MODEL_ROOMS:
-            errors = import_module(".datasets.errors", __name__)
-            raise errors.UserError(
-                f"{name_or_path}: room {room!r} in the header, expected one of {_MODEL_ROOMS}"
-            )
-    return import_module(f".{room}", __name__).load(name_or_path, device=device, dtype=dtype)
+    shipped = import_module(".training.shipped", __name__)
+    path = shipped.locate(name_or_path)
+    if path.suffix == ".pt2":
+        room = "potentials"
+    else:
+        room = import_module(".training.checkpoint", __name__).read_header(path).get("room")
+    if room not in shipped.ROOMS:
+        errors = import_module(".datasets.errors", __name__)
+        raise errors.UserError(f"{path}: room {room!r} in the header, expected one of {', '.join(shipped.ROOMS)}")
+    module = shipped.ROOMS[room].replace("/", ".")
+    return import_module(f".{module}", __name__).load(path, device=device, dtype=dtype)
 
 
 def __getattr__(name: str) -> Any:

@@ -91,7 +91,9 @@ setup(
     package_data={
         "tesseral": ["py.typed"],
         "tesseral.scripts": ["assets/*"],
-        "tesseral.potentials": ["weights/*.safetensors", "weights/*.json", "weights/*.md"],
+        "tesseral.potentials": ["weights/*"],
+        "tesseral.potentials.hamiltonian": ["weights/*"],
+        "tesseral.generative": ["weights/*"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ARCHITECTURES = {"eqgat-diff": "model:EqgatDiff"}
 """Name in configs and checkpoints -> module:class in this room."""
 
-__all__ = ["ARCHITECTURES", "architecture", "build", "generate", "load", "save"]
+__all__ = ["ARCHITECTURES", "architecture", "build", "generate", "load", "save", "shipped"]
 
 
 def architecture(name: str) -> type[EqgatDiff]:
@@ -51,24 +51,33 @@ def build(
     return architecture(name).from_config(config, vocabulary, conditions=conditions, pockets=pockets)
 
 
-def load(path: str | Path, *, device: str = "cpu", dtype: Any = None) -> EqgatDiff:
+def shipped() -> dict[str, dict[str, Any]]:
+    """Headers of the generators that come with the package, by name; loads no tensor."""
+    from ..training import shipped as shelf
+
+    return shelf.shipped("generative")
+
+
+def load(name_or_path: str | Path, *, device: str = "cpu", dtype: Any = None) -> EqgatDiff:
     """A trained generator, in evaluation mode; its header is `.card`.
 
     Args:
-        path: a checkpoint, one file or a folder of small ones.
+        name_or_path: name of a shipped model, or a checkpoint: one file, or a folder of small ones.
         device: where to put it.
         dtype: torch dtype or its name; None keeps the stored one.
 
     Raises:
-        UserError: a file that is no generator, or one that this version cannot build.
+        UserError: no such model, a file that is no generator, or one that this version cannot build.
     """
     import torch
 
     from ..training.checkpoint import read_checkpoint
+    from ..training.shipped import locate
     from .conditions import Conditions
     from .pocket import PocketFacts
     from .vocabulary import Vocabulary
 
+    path = locate(name_or_path, "generative")
     header, tensors = read_checkpoint(path)
     if header.get("room") != "generative":
         raise UserError(f"{path} holds a model of room {header.get('room')!r}, not a generator of molecules")
@@ -98,7 +107,7 @@ def generate(
     """Draw `n` molecules; `structure.to_rdkit(sanitize=False)` makes RDKit molecules of them.
 
     Args:
-        model: a generator, or the path of its checkpoint.
+        model: a generator, the name of a shipped one, or the path of a checkpoint.
         n: number of molecules.
         steps: network calls; None: one for each noise level of the model.
         device: for a model that is loaded here.

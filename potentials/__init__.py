@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 ARCHITECTURES = {"tesseral": "tesseral:Tesseral", "facet": "facet:Facet"}
 """Name in configs and checkpoints -> module:class in this room."""
 
-WEIGHTS = Path(__file__).parent / "weights"
-
-__all__ = ["ARCHITECTURES", "architecture", "build", "load", "save", "shipped"]
+__all__ = ["ARCHITECTURES", "architecture", "build", "load", "locate", "save", "shipped"]
 
 
 def architecture(name: str) -> type[Potential]:
@@ -44,26 +42,21 @@ def build(name: str, config: dict[str, Any], statistics: Statistics) -> Potentia
 
 
 def shipped() -> dict[str, dict[str, Any]]:
-    """Headers of the models that come with the package, by name; loads no tensor."""
-    from ..training.checkpoint import read_header
+    """Headers of the potentials that come with the package, by name; loads no tensor."""
+    from ..training import shipped as shelf
 
-    return {path.stem: read_header(path) for path in sorted(WEIGHTS.glob("*.safetensors"))}
+    return shelf.shipped("potentials")
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """File of a shipped model's name, or of a path.
+    """Path of a shipped potential's name, or of a file.
 
     Raises:
         UserError: neither a shipped name nor an existing file.
     """
-    named = WEIGHTS / f"{name_or_path}.safetensors"
-    path = Path(name_or_path)
-    if "/" not in str(name_or_path) and named.exists() and not path.exists():
-        return named
-    if path.exists():
-        return path
-    names = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))) or "none"
-    raise UserError(f"no model {str(name_or_path)!r}: neither a file nor a shipped model ({names})")
+    from ..training import shipped as shelf
+
+    return shelf.locate(name_or_path, "potentials")
 
 
 def load(name_or_path: str | Path, *, device: str = "cpu", dtype: Any = None) -> Potential:

@@ -69,10 +69,10 @@ def kernel_choices() -> dict[str, dict[str, str]]:
 
 
 def models() -> dict[str, dict[str, Any]]:
-    """Shipped models: name to the header of their file, card included."""
-    from .. import potentials
+    """Shipped models of all rooms: name to the header of their file, card included."""
+    from ..training.shipped import ROOMS, shipped
 
-    return dict(potentials.shipped())
+    return {name: header for room in ROOMS for name, header in shipped(room).items()}
 
 
 def one_line(header: dict[str, Any]) -> str:

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from tesseral.datasets.structure import Structure
-from tesseral.potentials import WEIGHTS, load, shipped
+from tesseral.potentials import load, shipped
 from tesseral.testing.derivatives import force_error, stress_error
 from tesseral.testing.symmetry import evaluate, symmetry_report
+from tesseral.training.shipped import weights
+
+WEIGHTS = weights("potentials")
 
 CARD = ("summary", "periodic", "description", "data", "level_of_theory", "licence", "not_for")
 

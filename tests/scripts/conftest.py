@@ -33,7 +33,7 @@ def shipped(tmp_path, monkeypatch):
         potentials.save(
             tiny_model(elements), folder / f"{name}.safetensors", {"card": {"periodic": periodic}}
         )
-    monkeypatch.setattr(potentials, "WEIGHTS", folder)
+    monkeypatch.setattr("tesseral.training.shipped.weights", lambda room: folder)
     return folder
 
 
