@@ -24,7 +24,7 @@ class HamiltonianModel(nn.Module):
     Args:
         config: hyper-parameters, an instance of `Config`.
         layout: orbitals of the elements that the model knows.
-        target: "delta": what the network makes is added to the Fock matrix of the minao guess; "full": it is the matrix.
+        target: "delta": the network makes the difference to the Fock matrix of the minao guess; "full": the matrix.
 
     Attributes:
         architecture: name in configs and checkpoints.

@@ -4,7 +4,7 @@ Three phases, counted in optimiser steps with T steps to an epoch: before 2 T ra
 learned scores; from 3 T on the paths stay as they are, and only they cost time. In evaluation nothing is random: the
 first phase keeps everything, as the mean over the random choices.
 
-Source: SPHNet (arXiv 2502.01171), adaptive sparsity, sheet 7; counted in steps, chosen per molecule, with exact numbers.
+Source: SPHNet (arXiv 2502.01171), adaptive sparsity, sheet 7; counted in steps, per molecule, with exact numbers.
 """
 
 from __future__ import annotations
@@ -54,10 +54,15 @@ class Scheduled(nn.Module):
         self.phase = RANDOM if step < 2 * epoch else ADAPTIVE if step < 3 * epoch else FIXED
 
 
-def start_step(model: nn.Module, step: int, epoch: int) -> None:
-    """Tell every gate of a model the number of finished optimiser steps, see `Scheduled.start_step`."""
+def start_step(model: nn.Module, step: int, epoch: int, *, random_pairs: bool = True) -> None:
+    """Tell every gate of a model the number of finished optimiser steps, see `Scheduled.start_step`.
+
+    ``random_pairs=False``: gates of pairs have no random phase.
+    """
     for k, module in enumerate(m for m in model.modules() if isinstance(m, Scheduled)):
         module.start_step(step, epoch, seed=(step * 1009 + k) % 2**31)
+        if module.phase == RANDOM and isinstance(module, PairGate) and not random_pairs:
+            module.phase = ADAPTIVE
 
 
 def path_coefficients(paths: tuple[Path, ...]) -> Tensor:
