@@ -39,6 +39,8 @@ EXTRAS = {
     "lammps": ["lammps>=2024.8.29"],
     "openmm": ["openmm>=8.2"],
     "reference": ["tblite>=0.4,<1"],
+    # FCD, PoseBusters and GFN2-xTB strain of generated molecules
+    "evaluation": ["fcd-torch>=1.0.7,<2", "posebusters>=0.6,<1", "tblite>=0.4,<1"],
     "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1.0,<2"],
     "dev": [
         "pytest>=8.3,<10",

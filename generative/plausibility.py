@@ -41,7 +41,7 @@ def bust(
         except DataError as error:
             results[k] = [str(error)]
     items = [{"block": block, "config": CONFIG} for block in blocks.values()]
-    answers = apart("plausibility:check", items, processes=processes, timeout=timeout)
+    answers = apart(f"{__package__}.plausibility:check", items, processes=processes, timeout=timeout)
     for k, answer in zip(blocks, answers, strict=True):
         results[k] = [answer.reason] if isinstance(answer, Failed) else answer
     return results

@@ -93,7 +93,7 @@ def relaxed_by_gfn2(
         }
         for s in starts.values()
     ]
-    answers = apart("strain:gfn2", items, processes=processes, timeout=timeout)
+    answers = apart(f"{__package__}.strain:gfn2", items, processes=processes, timeout=timeout)
     for (k, start), answer in zip(starts.items(), answers, strict=True):
         if isinstance(answer, Failed):
             found[k] = DataError(f"GFN2-xTB: {answer.reason}")

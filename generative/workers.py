@@ -36,7 +36,7 @@ def apart(
     """The answers to all items in their order, each plain data or :class:`Failed`.
 
     Args:
-        task: "module:function" of this room; called with an item's values by keyword, returns plain data.
+        task: "package.module:function", called with an item's values by keyword; returns plain data.
         items: plain data.
         processes: how many run at a time; None: one for each core.
         timeout: seconds for one item; then its process is ended, and the next item gets a fresh one.
@@ -149,7 +149,7 @@ def serve(task: str) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     module, _, name = task.partition(":")
-    function = getattr(import_module(f".{module}", __package__), name)
+    function = getattr(import_module(module), name)
     print(json.dumps({"result": "ready"}), file=answers, flush=True)
     for line in sys.stdin:
         try:
