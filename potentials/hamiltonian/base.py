@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from ...datasets.errors import UserError
 from .expansion import Expansion
 from .layout import Blocks, OrbitalLayout
 from .molecules import Molecules
-from .pair import PAIRS_AT_ONCE, PairInteraction, Pairs, Prepared
+from .pair import PAIRS_AT_ONCE, PairInteraction, Pairs
 
 TARGETS = ("delta", "full")
 
@@ -116,20 +116,27 @@ class HamiltonianModel(nn.Module):
 
 
 def evaluate_pairs(
-    layers: list[tuple[PairInteraction, Prepared]], pairs: Pairs, radial: Tensor
-) -> Iterator[tuple[slice, slice, Pairs, list[Tensor]]]:
+    layers: nn.ModuleList, features: Sequence[Tensor], pairs: Pairs, radial: Tensor
+) -> Iterator[tuple[Pairs, list[Tensor]]]:
     """Features of the blocks of pairs after all pair layers: of all pairs, or in parts where nothing is recorded.
 
+    Args:
+        layers: `PairInteraction` layers, each on top of the one before.
+        features: ``(N, (L+1)^2, C)`` features of atoms that every layer reads.
+        pairs: all pairs.
+        radial: ``(P, n)`` radial functions.
+
     Yields:
-        Range of pairs, range of blocks, the pairs, and the features ``(Q, (L+1)^2, C)`` of their blocks.
+        The pairs, and the features ``(Q, (L+1)^2, C)`` of their blocks.
     """
+    chain = [layer for layer in layers if isinstance(layer, PairInteraction)]
+    prepared = [layer.prepare(x, pairs) for layer, x in zip(chain, features, strict=True)]
     size = len(pairs.lengths) if torch.is_grad_enabled() else PAIRS_AT_ONCE
     for chosen, blocks, part in pairs.slices(max(size, 1)):
-        features: list[Tensor] | None = None
-        for layer, prepared in layers:
-            features = layer(layer.part(prepared, chosen, blocks), part, radial[chosen], features)
-        if features is not None:
-            yield chosen, blocks, part, features
+        found: list[Tensor] = []
+        for layer, ready in zip(chain, prepared, strict=True):
+            found = layer(layer.part(ready, chosen, blocks), part, radial[chosen], found)
+        yield part, found
 
 
 def no_blocks(molecules: Molecules, expansion: Expansion) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from ...datasets.errors import UserError
 from ...datasets.structure import Structure
 from ...kernels.conventions import FROM_Z_POLAR
 from ...kernels.harmonics import spherical_harmonics
-from ...kernels.message import GraphPlan
+from ...kernels.plan import GraphPlan
 from .layout import Blocks, pair_index
 
 
@@ -163,12 +164,13 @@ class Molecules:
         return self._map(lambda t: t.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Molecules:
-        changed = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: function(t) for name, t in changed.items() if isinstance(t, Tensor)}
-        if self.targets is not None:
-            blocks = Blocks(function(self.targets.diagonal), function(self.targets.lower))
-            return replace(self, **moved, targets=blocks)
-        return replace(self, **moved)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = function(value)
+            elif isinstance(value, Blocks):
+                values[name] = Blocks(function(value.diagonal), function(value.lower))
+        return Molecules(**values)
 
 
 def collate(molecules: Sequence[Molecules]) -> Molecules:

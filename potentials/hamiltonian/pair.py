@@ -187,8 +187,8 @@ class SelfInteraction(nn.Module):
         if idle and sparsity is not None:
             self.idle = Idle(tuple(self.weights.shape), *_idle_of_gate(len(self.product.paths)))
 
-    def forward(self, x: Tensor, previous: list[Tensor] | None) -> list[Tensor]:
-        """Features ``(N, (L+1)^2, C)`` of the diagonal from those of atoms, on top of previous ones."""
+    def forward(self, x: Tensor, previous: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Features ``(N, (L+1)^2, C)`` of the diagonal from those of atoms, on top of previous ones if there are."""
         left, right = (linear(gate(x)) for gate, linear in zip(self.gates, self.inner, strict=True))
         choice = self.product.choice()
         chosen = self.weights if choice.indices is None else self.weights[list(choice.indices)]
@@ -278,7 +278,7 @@ class PairInteraction(nn.Module):
         return Prepared(*known, invariants[kept] * factors, kept)
 
     def forward(
-        self, prepared: Prepared, pairs: Pairs, radial: Tensor, previous: list[Tensor] | None
+        self, prepared: Prepared, pairs: Pairs, radial: Tensor, previous: Sequence[Tensor] = ()
     ) -> list[Tensor]:
         """Features ``(Q, (L+1)^2, C)`` of blocks, on top of previous ones, which pairs that a gate leaves out keep.
 
@@ -290,7 +290,7 @@ class PairInteraction(nn.Module):
         """
         if prepared.kept is None:
             return add(self._evaluate(prepared, pairs, radial), previous)
-        if previous is None:
+        if not previous:
             raise ValueError("pairs that a gate leaves out have no features but previous ones")
         chosen, blocks = pairs.select(prepared.kept)
         found = self._evaluate(prepared, chosen, radial[prepared.kept])
@@ -319,9 +319,9 @@ class PairInteraction(nn.Module):
         return replace(prepared, invariants=prepared.invariants[first:last], kept=kept)
 
 
-def add(features: list[Tensor], previous: Sequence[Tensor] | None) -> list[Tensor]:
-    """Sum of features, set by set."""
-    if previous is None:
+def add(features: list[Tensor], previous: Sequence[Tensor]) -> list[Tensor]:
+    """Sum of features, set by set; nothing is added where there are no previous ones."""
+    if not previous:
         return features
     return [a + b for a, b in zip(features, previous, strict=True)]
 

@@ -110,21 +110,22 @@ class QHNet(HamiltonianModel):
         near = Near.of(molecules, self.config.cutoff, self.config.lmax, self.radial)
         embedded = self.embedding(molecules.numbers)
         x = self.first(embedded, near)
-        diagonal: list[Tensor] | None = None
-        prepared = []
-        for k, layer in enumerate(self.convolutions, start=len(self.pairs) - len(self.convolutions)):
+        features = []
+        for layer in self.convolutions:
             x = layer(x, near)
-            if k >= 0:
-                diagonal = self.selfs[k](x, diagonal)
-                prepared.append((self.pairs[k], self.pairs[k].prepare(x, pairs)))
-        atoms = self._expand(0, diagonal or [], embedded)
+            features.append(x)
+        features = features[-len(self.pairs) :]
+        diagonal: list[Tensor] = []
+        for layer, own in zip(self.selfs, features, strict=True):
+            diagonal = layer(own, diagonal)
+        atoms = self._expand(0, diagonal, embedded)
         lower = [no_blocks(molecules, self.expansion)]
-        for _, _, part, features in evaluate_pairs(prepared, pairs, pair_radial):
+        for part, found in evaluate_pairs(self.pairs, features, pairs, pair_radial):
             types = torch.cat([embedded[part.rows], embedded[part.columns]], dim=1)
-            lower.append(2 * part.mean(self._expand(1, features, types)))
+            lower.append(2 * part.mean(self._expand(1, found, types)))
         return Blocks(atoms + atoms.transpose(1, 2), torch.cat(lower))
 
     def _expand(self, which: int, features: list[Tensor], types: Tensor) -> Tensor:
         """Blocks of atoms (0) or pairs (1) with weights made from the elements."""
-        weights, biases = self.pair_networks if which else self.diagonal_networks
-        return self.expansion(self.heads[which](features), weights(types), biases(types))  # type: ignore[no-any-return]
+        made = [network(types) for network in (self.pair_networks if which else self.diagonal_networks)]
+        return self.expansion(self.heads[which](features), *made)  # type: ignore[no-any-return]

@@ -129,9 +129,8 @@ class SPHNet(HamiltonianModel):
         self.heads = nn.ModuleList(Head(c, config.bottleneck, lmax, parity=config.parity) for _ in range(2))
         self.expansion = Expansion(layout, lmax, config.bottleneck)
         numbers = self.expansion.n_weights, self.expansion.n_biases
-        self.networks = nn.ModuleList(
-            nn.ModuleList(mlp(c, config.hidden, n) for n in numbers) for _ in range(2)
-        )
+        self.diagonal_networks = nn.ModuleList(mlp(c, config.hidden, n) for n in numbers)
+        self.pair_networks = nn.ModuleList(mlp(c, config.hidden, n) for n in numbers)
         self.start_step(0)
 
     @classmethod
@@ -151,20 +150,17 @@ class SPHNet(HamiltonianModel):
         u = self.start(molecules)
         x = self.norms[0](self.first(u, near))
         features = (x, self.norms[1](self.second(x, near)))
-        diagonal: list[Tensor] | None = None
+        diagonal: list[Tensor] = []
         for layer, own in zip(self.selfs, features, strict=True):
             diagonal = layer(own, diagonal)
-        atoms = self._expand(0, diagonal or [], u)
+        atoms = self._expand(0, diagonal, u)
         return Blocks(0.5 * (atoms + atoms.transpose(1, 2)), self._lower(molecules, pairs, u, features))
 
     def _lower(
         self, molecules: Molecules, pairs: Pairs, u: Tensor, features: tuple[Tensor, Tensor]
     ) -> Tensor:
-        prepared = [
-            (layer, layer.prepare(own, pairs)) for layer, own in zip(self.pairs, features, strict=True)
-        ]
         lower = [no_blocks(molecules, self.expansion)]
-        for _, _, part, found in evaluate_pairs(prepared, pairs, self.pair_radial(pairs.lengths)):
+        for part, found in evaluate_pairs(self.pairs, features, pairs, self.pair_radial(pairs.lengths)):
             invariants = u.index_select(0, part.ends[0]) + u.index_select(0, part.ends[1])
             blocks = part.mean(self._expand(1, found, invariants, part.pair))
             if not self.config.published:
@@ -177,7 +173,7 @@ class SPHNet(HamiltonianModel):
         self, which: int, features: list[Tensor], invariants: Tensor, rows: Tensor | None = None
     ) -> Tensor:
         """Blocks of atoms (0) or pairs (1) with weights made from invariants, of which blocks take some rows."""
-        made = [network(invariants) for network in self.networks[which]]  # type: ignore[union-attr]
+        made = [network(invariants) for network in (self.pair_networks if which else self.diagonal_networks)]
         if rows is not None and len(rows) != len(invariants):
             made = [t.index_select(0, rows) for t in made]
         return self.expansion(self.heads[which](features), *made)  # type: ignore[no-any-return]
