@@ -214,6 +214,11 @@ def table(report: dict[str, Any]) -> str:
             f"fixed part unchanged in {core['n_unchanged']} of {report['n_generated']}, "
             f"largest RMSD {core['largest_rmsd']:.1e} Å"
         )
+    if "pocket" in report:
+        pocket = report["pocket"]
+        lines.append(
+            f"{100 * pocket['clashing']:.1f} % come nearer than {pocket['clash_distance']} Å to an atom of the pocket"
+        )
     speed = f"{sampling['molecules_per_second']:.1f} molecules/s, {sampling['steps']} steps on {sampling['device']}"
     return "\n".join([f"{report['n_generated']} generated, {speed}", *lines])
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._cli import add_common, check_device, refuse_overwrite, write_json
 from ._molecules import Batch, check_output, draw, failed_path, plausible, strained, table, write_molecules
+from ._wishes import add_arguments as add_wishes
+from ._wishes import clashes, wishes
 
 if TYPE_CHECKING:
     from ..datasets.structure import Structure
@@ -77,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, metavar="B", help="atom pairs computed at a time (default 60000)"
     )
     parser.add_argument("--grid", metavar="F.png", type=Path, help="picture of the first valid molecules")
+    add_wishes(parser)
     add_common(parser, "seed", "device", "json", "force")
 
 
@@ -97,10 +100,11 @@ def run(args: argparse.Namespace) -> None:
     for path in filter(None, (args.output, failed_path(args.output), args.grid, args.json)):
         refuse_overwrite(path, args.force)
     model = load(args.model, device=check_device(args.device))
+    wished = wishes(args, model)
     start = time.perf_counter()
-    batch = _generate(args, model)
+    batch = _generate(args, model, wished)
     seconds = time.perf_counter() - start
-    report = _report(args, model, batch, seconds)
+    report = _report(args, model, batch, seconds, wished)
     if args.fix is not None:
         report["core"] = _core_kept(args, model, batch)
     if args.posebusters:
@@ -131,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, report)
 
 
-def _generate(args: argparse.Namespace, model: EqgatDiff) -> Batch:
+def _generate(args: argparse.Namespace, model: EqgatDiff, wished: dict[str, Any]) -> Batch:
     """All that was generated, in the order of its numbers, with RDKit's verdicts; takes up unfinished work."""
     from tqdm import tqdm
 
@@ -140,7 +144,7 @@ def _generate(args: argparse.Namespace, model: EqgatDiff) -> Batch:
     implicit = model.vocabulary.implicit_hydrogens
     batch = Batch([], [], implicit)
     with tqdm(total=args.n, unit=" mol", disable=None, leave=False) as bar:
-        for chunk in _chunks(args, model):
+        for chunk in _chunks(args, model, wished):
             new = [judge(s, implicit_hydrogens=implicit) for s in chunk]
             batch.structures += chunk
             batch.verdicts += new
@@ -150,14 +154,16 @@ def _generate(args: argparse.Namespace, model: EqgatDiff) -> Batch:
     return batch
 
 
-def _chunks(args: argparse.Namespace, model: EqgatDiff) -> Iterator[list[Structure]]:
+def _chunks(
+    args: argparse.Namespace, model: EqgatDiff, wished: dict[str, Any]
+) -> Iterator[list[Structure]]:
     """Molecules by number; each chunk is kept in a hidden file until the whole output is written."""
     from ..datasets.read import read
     from ..datasets.store_writer import write_store
     from ..generative.sampler import SamplerOptions
 
     options = SamplerOptions(args.steps, args.eta, resample=args.resample)
-    settings: dict[str, Any] = {"seed": args.seed, "options": options}
+    settings: dict[str, Any] = {"seed": args.seed, "options": options, **wished}
     settings["atoms"] = (
         _range("--atoms", args.atoms) if args.fix is None else _range("--add-atoms", args.add_atoms)
     )
@@ -191,8 +197,12 @@ def _kept(args: argparse.Namespace, first: int) -> Path:
         args.add_atoms,
         args.resample,
         args.seed,
+        sorted(args.property),
+        args.pocket,
+        args.reference_ligand,
+        args.ligand_center,
     ]
-    for name in (args.model, args.fix):
+    for name in (args.model, args.fix, args.pocket, args.reference_ligand):
         if name is not None and Path(name).is_file():
             facts.append(Path(name).stat().st_mtime_ns)
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
@@ -242,7 +252,9 @@ def _core_kept(args: argparse.Namespace, model: EqgatDiff, batch: Batch) -> dict
     }
 
 
-def _report(args: argparse.Namespace, model: EqgatDiff, batch: Batch, seconds: float) -> dict[str, Any]:
+def _report(
+    args: argparse.Namespace, model: EqgatDiff, batch: Batch, seconds: float, wished: dict[str, Any]
+) -> dict[str, Any]:
     """Quality over all that was generated, and how it was made."""
     from ..generative.metrics import evaluate
     from ..generative.reference import Reference
@@ -258,5 +270,8 @@ def _report(args: argparse.Namespace, model: EqgatDiff, batch: Batch, seconds: f
         "device": args.device,
         "seconds": round(seconds, 2),
         "molecules_per_second": len(batch.structures) / seconds,
+        "properties": wished["properties"],
     }
+    if wished["pocket"] is not None:
+        result["pocket"] = clashes(batch.structures, wished["pocket"])
     return result
