@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ._numba import CHUNKS, RowKernel, compile_rows, share_threads
-from .harmonics import raise_degree
+from .harmonics_reference import raise_degree
 
 
 def harmonics(v: Tensor, lmax: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._numba import CHUNKS, RowKernel, compile_rows, share_threads
-from .message import Coupling, Term
+from .coupling import Coupling, Term
 
 Side = list[Tensor]
 

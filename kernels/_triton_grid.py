@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._triton import launch, power_of_two
 from .backends import self_check
-from .grid_ops import fits, reference
+from .grid_reference import fits, reference
 
 PROGRAMS = 4 * 132  # of a node range: several for every multiprocessor of the largest GPUs
 POINTS = 32  # of a tile

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ._triton import kernel, launch, plus, times
 from .backends import self_check
-from .harmonics import raise_degree
+from .harmonics_reference import raise_degree
 
 AXES = "xyz"
 BLOCK = 128
@@ -54,7 +54,7 @@ def verify(lmax: int, dtype: torch.dtype, device: torch.device) -> None:
     Raises:
         RuntimeError: they disagree.
     """
-    from .harmonics import reference_harmonics
+    from .harmonics_reference import reference_harmonics
 
     n, generator = (lmax + 1) ** 2, torch.Generator().manual_seed(0)
     v, dv = torch.randn(2, 8, 3, generator=generator, dtype=torch.float64)

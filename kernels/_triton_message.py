@@ -27,7 +27,9 @@ from torch import Tensor
 from ._generated import module
 from ._triton import HEADER, launch, plus, power_of_two, times
 from .backends import self_check
-from .message import Coupling, GraphPlan, Term, reference_message
+from .coupling import Coupling, Term
+from .message import reference_message
+from .plan import GraphPlan
 
 Side = list[Tensor]
 _REGISTERS = 112  # 32-bit registers that the sums and weights of a job may take

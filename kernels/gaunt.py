@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .backends import choose, self_check
 from .conventions import gaunt, surface_bracket_table
-from .harmonics import reference_harmonics
+from .harmonics_reference import reference_harmonics
 from .library import below_autograd, define, recording, with_gradients
 from .recompute import SLICE_BYTES, in_slices
 from .sphere import SphereGrid, from_grid, grid_for_degree, to_grid

@@ -11,29 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .grid_reference import fits, reference
 from .library import below_autograd, define, recording, with_gradients
-from .recompute import _Sliced, _vector_jacobian
+from .recompute import Sliced, vector_jacobian
 
-LARGEST = {
-    False: 64 * 64,
-    True: 64 * 32,
-}  # padded channels of a head times hidden width, of a gradient or not
 SLICE_BYTES = 1 << 28  # of intermediates, where plain torch differentiates
-
-
-def fits(shape: tuple[int, ...], *, gradient: bool) -> bool:
-    """Whether a network of ``(C/heads, H)`` fits the registers and shared memory (sm_80, sm_90) of a kernel."""
-    rows, columns = (max(16, 1 << (n - 1).bit_length()) for n in shape)
-    return rows * columns <= LARGEST[gradient] and max(rows, columns) <= 64
-
-
-def reference(x: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Tensor], heads: int) -> Tensor:
-    """The network in plain torch; the arguments of the operator."""
-    split = (synthesis @ x).unflatten(-1, (heads, -1))
-    for layer in range(2):
-        split = split @ parameters[layer]
-        split = torch.nn.functional.silu(split + parameters[2 + layer] if len(parameters) == 4 else split)
-    return analysis @ split.flatten(-2)
 
 
 def _fake(x: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Tensor], heads: int) -> Tensor:
@@ -115,7 +97,7 @@ class _Gradient(torch.autograd.Function):
         def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:
             return _plain_gradient(synthesis, analysis, heads, *inputs)
 
-        found = _vector_jacobian(gradient, tuple(inputs), cotangents, list(range(len(inputs))))
+        found = vector_jacobian(gradient, tuple(inputs), cotangents, list(range(len(inputs))))
         return (None, None, None, *found)
 
 
@@ -130,6 +112,6 @@ def _plain_gradient(
         return (reference(x, synthesis, analysis, list(parameters), heads),)
 
     def of_slice(cotangent: Tensor, *primals: Tensor) -> tuple[Tensor, ...]:
-        return _vector_jacobian(run, primals, (cotangent,), list(range(len(primals))))
+        return vector_jacobian(run, primals, (cotangent,), list(range(len(primals))))
 
-    return _Sliced.apply(of_slice, 2, 1, rows, cotangent, x, *parameters)  # type: ignore[no-any-return]
+    return Sliced.apply(of_slice, 2, 1, rows, cotangent, x, *parameters)  # type: ignore[no-any-return]

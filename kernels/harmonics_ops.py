@@ -92,7 +92,7 @@ harmonics_second = define(
 
 def _second(v: Tensor, dv: Tensor, f: Tensor, lmax: int) -> Tensor:
     """Gradient with respect to v of ``f . dY/dv dv``, from the reference where it is differentiated on."""
-    from .harmonics import reference_harmonics
+    from .harmonics_reference import reference_harmonics
 
     create_graph = recording(v, dv, f)
     if v.is_cuda and not create_graph:

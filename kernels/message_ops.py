@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .backends import kernels_for
+from .coupling import Coupling
 from .library import below_autograd, define, recording, with_gradients
-from .message import Coupling
 
 Sides = list[Tensor]
 

@@ -33,11 +33,11 @@ def in_slices(
     # A compiler decides by itself what to keep; slices of a number of rows that it leaves free cannot be recorded.
     if torch.compiler.is_compiling() or not isinstance(n, int) or n <= 1:
         return function(*nodes, *shared)
-    (out,) = _Sliced.apply(lambda *a: (function(*a),), len(nodes), 1, rows, *nodes, *shared)
+    (out,) = Sliced.apply(lambda *a: (function(*a),), len(nodes), 1, rows, *nodes, *shared)
     return out  # type: ignore[no-any-return]
 
 
-class _Sliced(torch.autograd.Function):
+class Sliced(torch.autograd.Function):
     """``function(*nodes, *shared)`` returns first outputs per node, then outputs to be summed over slices."""
 
     @staticmethod
@@ -81,13 +81,13 @@ class _Sliced(torch.autograd.Function):
             x, g = inputs[:n], inputs[n : n + split]
             rest = inputs[n + split :]
             s, h = rest[: len(tensors) - n], rest[len(tensors) - n :]
-            return _vector_jacobian(function, (*x, *s), (*g, *h), where)
+            return vector_jacobian(function, (*x, *s), (*g, *h), where)
 
-        found = iter(_Sliced.apply(gradient, len(rowwise), sum(wanted[:n]), ctx.rows, *rowwise, *common))
+        found = iter(Sliced.apply(gradient, len(rowwise), sum(wanted[:n]), ctx.rows, *rowwise, *common))
         return (None, None, None, None, *(next(found) if w else None for w in wanted))
 
 
-def _vector_jacobian(
+def vector_jacobian(
     function: Callable[..., Outputs], inputs: Outputs, cotangents: Outputs, where: list[int]
 ) -> Outputs:
     """Gradients of ``sum(function(*inputs) * cotangents)`` with respect to the inputs at ``where``."""

@@ -227,7 +227,8 @@ def grid_mlp(
 
     parameters = (*weights, *(biases or ()))
     if activation is torch.nn.functional.silu and choose(x, "grid_mlp") == "triton":
-        from .grid_ops import fits, grid_op
+        from .grid_ops import grid_op
+        from .grid_reference import fits
 
         if fits(weights[0].shape, gradient=False):
             top = grid.lmax if lmax is None else lmax

@@ -20,7 +20,7 @@ from torch import Tensor
 from .backends import choose
 from .conventions import Path, w3j
 from .library import below_autograd, define, recording, with_gradients
-from .message import GraphPlan
+from .plan import GraphPlan
 
 Graph = list[Tensor]
 

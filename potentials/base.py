@@ -15,7 +15,7 @@ from ..datasets.elements import MAX_Z, SYMBOLS
 from ..datasets.errors import UserError
 from ..datasets.graph import Graph
 from ..datasets.statistics import Statistics
-from ..kernels.message import GraphPlan
+from ..kernels.plan import GraphPlan
 
 
 @dataclass

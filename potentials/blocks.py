@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.conventions import coupling_paths
+from ..kernels.coupling import Coupling
 from ..kernels.fields import field_products
 from ..kernels.irreps import Channels, irreps_norm, join, split
 from ..kernels.linear import degree_linear
-from ..kernels.message import Coupling, GraphPlan, message, species_density
+from ..kernels.message import message, species_density
+from ..kernels.plan import GraphPlan
 from ..kernels.sphere import SphereGrid, grid_mlp
 
 

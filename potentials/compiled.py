@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from ..kernels.message import GraphPlan
+from ..kernels.plan import GraphPlan
 from .base import EnergyAndGradient, Potential, energy_and_gradient
 
 COVERED = ("facet", "tesseral")

@@ -33,7 +33,7 @@ from torch import Tensor, fx, nn
 
 from ..datasets.errors import UserError
 from ..kernels.backends import use_backend
-from ..kernels.message import GraphPlan
+from ..kernels.plan import GraphPlan
 from .base import Potential, energy_and_gradient, net_forces, strain_derivative
 from .compiled import record
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..datasets.elements import COVALENT_RADII
 from ..kernels.constants import Float64Module
-from ..kernels.message import GraphPlan
+from ..kernels.plan import GraphPlan
 from ..kernels.radial import polynomial_envelope, smooth_step
 
 COULOMB = 14.399645  # e^2 / (4 pi eps0), eV Å

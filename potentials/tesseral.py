@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..datasets.errors import UserError
 from ..datasets.statistics import Statistics
 from ..kernels.harmonics import spherical_harmonics
-from ..kernels.message import GraphPlan
+from ..kernels.plan import GraphPlan
 from ..kernels.radial import bessel_frequencies, polynomial_envelope, sinc_basis
 from ..kernels.sphere import gauss_legendre_grid
 from .base import Potential

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.conventions import coupling_paths
-from ...kernels.message import GraphPlan
+from ...kernels.plan import GraphPlan
 from ...kernels.weighted import weighted_message
 from .gates import DensePaths, PairGate
 from .molecules import Edges, Molecules, orbital_harmonics

@@ -390,7 +390,7 @@ def normal(device: str | torch.device, *shape: int, seed: int = 0) -> Tensor:
 
 def random_graph(degrees: list[int], device: str) -> Any:
     """Plan of a graph whose sources lie within 500 node numbers of their target, as in an ordered structure."""
-    from ...kernels.message import GraphPlan
+    from ...kernels.plan import GraphPlan
 
     n, counts = len(degrees), torch.tensor(degrees)
     target = torch.repeat_interleave(torch.arange(n), counts)
@@ -402,7 +402,7 @@ def random_graph(degrees: list[int], device: str) -> Any:
 def coupled(channels: tuple[int, ...], parity: str) -> Any:
     """All couplings among degrees with these channels."""
     from ...kernels.conventions import coupling_paths
-    from ...kernels.message import Coupling
+    from ...kernels.coupling import Coupling
 
     degrees = tuple(range(len(channels)))
     return Coupling(coupling_paths(degrees, len(channels) - 1, degrees, parity), channels, len(channels) - 1)

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from ...kernels import use_backend
 from ...kernels.conventions import FROM_Z_POLAR, TO_Z_POLAR, Path, coupling_paths, gaunt, gaunt_strength
+from ...kernels.coupling import Coupling
 from ...kernels.gaunt import gaunt_product
-from ...kernels.harmonics import reference_harmonics, spherical_harmonics
-from ...kernels.message import Coupling, GraphPlan, message, reference_message
+from ...kernels.harmonics import spherical_harmonics
+from ...kernels.harmonics_reference import reference_harmonics
+from ...kernels.message import message, reference_message
 from ...kernels.pairs import pair_product, reference
+from ...kernels.plan import GraphPlan
 from ...kernels.sphere import from_grid, gauss_legendre_grid, grid_mlp, to_grid
 
 FORWARD, BACKWARD, DOUBLE = ORDERS = ("forward", "forward+backward", "double backward")

@@ -69,7 +69,7 @@ def test_the_bracket_of_two_vectors_is_their_cross_product(backend):
 
 def test_the_bracket_is_what_gradients_on_the_sphere_say():
     """``r . (grad f x grad g)`` by automatic differentiation of the fields, with no table and no grid of ours."""
-    from tesseral.kernels.harmonics import reference_harmonics
+    from tesseral.kernels.harmonics_reference import reference_harmonics
 
     x, y = fields(2, 3, nodes=1, channels=1)
     points = torch.nn.functional.normalize(torch.randn(20, 3, dtype=torch.float64), dim=-1).requires_grad_()
@@ -239,7 +239,7 @@ def fourier_product(x: np.ndarray, y: np.ndarray, l1: int, l2: int, lmax: int) -
 
 def torus_coefficients(lmax: int, size: int) -> np.ndarray:
     """Fourier coefficients of the integral-normalised harmonics continued to the torus, FFT order."""
-    from tesseral.kernels.harmonics import reference_harmonics
+    from tesseral.kernels.harmonics_reference import reference_harmonics
 
     angles = 2 * np.pi * np.arange(size) / size
     beta, alpha = np.meshgrid(angles, angles, indexing="ij")

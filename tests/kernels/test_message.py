@@ -5,9 +5,11 @@ import torch
 
 from tesseral.kernels.backends import backends, use_backend
 from tesseral.kernels.conventions import coupling_paths
+from tesseral.kernels.coupling import Coupling
 from tesseral.kernels.harmonics import spherical_harmonics
 from tesseral.kernels.irreps import join, split
-from tesseral.kernels.message import Coupling, GraphPlan, message, reference_message, species_density
+from tesseral.kernels.message import message, reference_message, species_density
+from tesseral.kernels.plan import GraphPlan
 from tesseral.potentials.blocks import Convolution, Neighbourhood, SpeciesConvolution
 
 BACKENDS = [name for name in ("reference", "numba") if name in backends()]

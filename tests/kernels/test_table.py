@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tesseral.kernels.backends import DEVICES, DTYPES, OPERATIONS, backends, use_backend
 from tesseral.kernels.conventions import coupling_paths, w3j
+from tesseral.kernels.coupling import Coupling
 from tesseral.kernels.fields import field_products
 from tesseral.kernels.gaunt import (
     gaunt_power,
@@ -23,8 +24,9 @@ from tesseral.kernels.gaunt import (
 )
 from tesseral.kernels.harmonics import spherical_harmonics
 from tesseral.kernels.linear import degree_linear
-from tesseral.kernels.message import Coupling, GraphPlan, message, species_density
+from tesseral.kernels.message import message, species_density
 from tesseral.kernels.pairs import pair_product
+from tesseral.kernels.plan import GraphPlan
 from tesseral.kernels.rotations import wigner_d_quaternion
 from tesseral.kernels.so2 import so2_convolution
 from tesseral.kernels.sphere import gauss_legendre_grid, grid_mlp

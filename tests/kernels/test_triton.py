@@ -13,8 +13,11 @@ pytest.importorskip("triton")
 
 from tesseral.kernels.backends import choose, use_backend
 from tesseral.kernels.conventions import coupling_paths
-from tesseral.kernels.harmonics import reference_harmonics, spherical_harmonics
-from tesseral.kernels.message import Coupling, GraphPlan, message, reference_message
+from tesseral.kernels.coupling import Coupling
+from tesseral.kernels.harmonics import spherical_harmonics
+from tesseral.kernels.harmonics_reference import reference_harmonics
+from tesseral.kernels.message import message, reference_message
+from tesseral.kernels.plan import GraphPlan
 from tesseral.kernels.sphere import gauss_legendre_grid, grid_mlp
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

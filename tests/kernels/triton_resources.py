@@ -44,7 +44,7 @@ def message(kind, lmax, parity, channels, dtype="float32"):
     """A kernel of the message family with 8 radial functions and equal channels in every degree."""
     from tesseral.kernels import _triton_message
     from tesseral.kernels.conventions import coupling_paths
-    from tesseral.kernels.message import Coupling
+    from tesseral.kernels.coupling import Coupling
 
     degrees = tuple(range(lmax + 1))
     key = Coupling(coupling_paths(degrees, lmax, degrees, parity), (channels,) * (lmax + 1), lmax).key

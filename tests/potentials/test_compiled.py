@@ -5,12 +5,14 @@ import torch
 
 from tesseral.kernels.backends import OPERATIONS
 from tesseral.kernels.conventions import coupling_paths
+from tesseral.kernels.coupling import Coupling
 from tesseral.kernels.fields import field_products
 from tesseral.kernels.gaunt import gaunt_product
 from tesseral.kernels.harmonics import spherical_harmonics
 from tesseral.kernels.linear import degree_linear
-from tesseral.kernels.message import Coupling, GraphPlan, message, species_density
+from tesseral.kernels.message import message, species_density
 from tesseral.kernels.pairs import pair_product
+from tesseral.kernels.plan import GraphPlan
 from tesseral.kernels.sphere import gauss_legendre_grid, grid_mlp
 from tesseral.potentials.compiled import compile_recorded, record
 
