@@ -1,4 +1,4 @@
-"""`tesseral data`: convert, inspect, check and split data sets."""
+"""`tesseral data`: convert, inspect, check and split data sets; Hamiltonian labels."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_inspect(actions)
     _add_check(actions)
     _add_split(actions)
+    _add_hamiltonian(actions)
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -222,6 +223,13 @@ def _add_split(actions: Any) -> None:
     )
     _add_reading(parser)
     add_common(parser, "seed", "json", "force")
+
+
+def _add_hamiltonian(actions: Any) -> None:
+    from . import _data_hamiltonian as hamiltonian
+
+    parser = _action(actions, "hamiltonian", hamiltonian.SUMMARY, hamiltonian.EXAMPLE, hamiltonian.run)
+    hamiltonian.add_arguments(parser)
 
 
 def _split(args: argparse.Namespace) -> None:
