@@ -4,6 +4,7 @@
 
 writes OUT/qm9.h5 (all hydrogens) and OUT/qm9-noh.h5 (heavy atoms alone), each with a part kept aside as
 OUT/…-kept.h5 (to look for memorisation), and OUT/card.json: counts, what was left out and why. Deterministic.
+Molecules whose HOMO-LUMO gap is known (about a fifth) carry it as the property `gap` (B3LYP, eV), for data.condition.
 """
 
 import argparse
@@ -28,25 +29,25 @@ SEED = 20240613
 FORMS = {"qm9": MoleculeOptions(), "qm9-noh": MoleculeOptions(hydrogens="remove")}
 SOURCE = "QM9 (Sci. Data 2014, 1, 140022), B3LYP/6-31G(2df,p) geometries, no fluorine; bonds of its SMILES, Kekulé form"
 
-Job = tuple[int, np.ndarray, np.ndarray, str]
+Job = tuple[int, np.ndarray, np.ndarray, str, float]
 
 
 def jobs(folder: Path, limit: int | None) -> Iterator[Job]:
-    """(index, numbers, positions, SMILES) of every molecule that has both."""
+    """(index, numbers, positions, SMILES, gap) of every molecule that has geometry and SMILES; gap may be NaN."""
     with gzip.open(folder / "qm9_smiles.csv.gz", "rt") as file:
         smiles = {int(row["gdb_index"]): row["smiles"] for row in csv.DictReader(file)}
     with h5py.File(folder / "qm9_train.h5") as file:
         index, offsets = file["gdb_index"][:limit], file["offsets"][:]
-        numbers, positions = file["numbers"][:], file["positions"][:]
+        numbers, positions, gaps = file["numbers"][:], file["positions"][:], file["gap_B3LYP_eV"][:]
     for k, gdb in enumerate(index.tolist()):
         part = slice(offsets[k], offsets[k + 1])
         if gdb in smiles:
-            yield gdb, numbers[part], positions[part], smiles[gdb]
+            yield gdb, numbers[part], positions[part], smiles[gdb], float(gaps[k])
 
 
 def molecules(job: Job) -> tuple[int, dict[str, Structure] | str]:
     """The molecule in each form, or the kind of reason for which it is left out."""
-    gdb, numbers, positions, smiles = job
+    gdb, numbers, positions, smiles, gap = job
     try:
         whole = with_bonds_of(Structure(numbers, positions), smiles)
         found = {name: prepared(whole, options) for name, options in FORMS.items()}
@@ -54,6 +55,8 @@ def molecules(job: Job) -> tuple[int, dict[str, Structure] | str]:
         return gdb, str(error).split(":", maxsplit=1)[0]
     for structure in found.values():
         structure.info["gdb_index"] = gdb
+        if np.isfinite(gap):
+            structure.info["gap"] = gap
     return gdb, found
 
 
