@@ -1,8 +1,8 @@
 """Groups of atoms for messages over long distances.
 
-The default groups are deterministic, free of the atoms' order, turn with the molecule and change continuously with it:
-atoms that are farthest from all earlier centres become centres, atoms belong to the nearest centre, and whatever lies
-within a small window of being chosen takes part by a weight that fades to zero.
+The default groups are deterministic, free of the atoms' order, turn with the molecule and change smoothly with it: the
+atom that is farthest from all earlier centres becomes a centre, together with all atoms that are nearly as far, by a
+weight that fades to zero; atoms belong to the near centres.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from .molecules import Molecules
 
-WINDOW = 0.2
-"""Å within which the farthest, and the nearest, is no clear choice."""
+WINDOW = 1.0
+"""Å within which the farthest is no clear choice."""
+REACH = 1.5
+"""Å, width of a group: an atom belongs to a centre at distance r by exp(-r^2 / (2 REACH^2)), relative to the others."""
 ATOMS_PER_GROUP = 4
 SWEEPS = 20  # of k-means
 
@@ -62,8 +64,9 @@ def farthest_groups(molecules: Molecules) -> Groups:
         closer = chosen.unsqueeze(1) * (nearest.unsqueeze(2) - apart).clamp(min=0)
         nearest = nearest - closer.amax(2)
         score = nearest
-    belongs = presence.unsqueeze(1) * _fade((apart - nearest.unsqueeze(2)) / WINDOW) * real.unsqueeze(2)
-    belongs = belongs / belongs.sum(2, keepdim=True).clamp(min=1e-12)
+    centre = presence > 0
+    decay = torch.where(centre, presence, 1.0).log().unsqueeze(1) - apart.square() / (2 * REACH**2)
+    belongs = decay.masked_fill(~centre.unsqueeze(1), -torch.inf).softmax(2) * real.unsqueeze(2)
     return _listed(belongs, presence, molecules)
 
 

@@ -2,7 +2,7 @@
 
 Scalars are ``(N, H)``, vectors ``(N, 3, H)``. Departures from the released code, unless `published`: vectors start from
 the neighbours instead of zero, the second half of the first linear map starts the far branch, atom groups are those of
-`groups.farthest_groups`, messages from groups fade out, and the norm of vectors has a finite slope at zero.
+`groups.farthest_groups`, all messages fade out at their cutoffs, and the norm of vectors has a finite slope at zero.
 """
 
 from __future__ import annotations
@@ -95,15 +95,16 @@ class NearLayer(nn.Module):
 
     Args:
         hidden, heads: H and number of heads.
-        soft: see `scaled_vectors`.
         edges: whether edge features change, too.
+        published: the released form, see the module.
 
     Source: SPHNet (arXiv 2502.01171), vectorial node interaction, sheet 5.1.
     """
 
-    def __init__(self, hidden: int, heads: int, soft: float, *, edges: bool):
+    def __init__(self, hidden: int, heads: int, *, edges: bool, published: bool):
         super().__init__()
-        self.heads, self.soft, self.edges = heads, soft, edges
+        self.heads, self.edges, self.published = heads, edges, published
+        self.soft = 0.0 if published else SOFT
         self.norm = nn.LayerNorm(hidden)
         self.q, self.k, self.value = (nn.Linear(hidden, hidden) for _ in range(3))
         self.edge_k, self.edge_value = (nn.Linear(hidden, hidden) for _ in range(2))
@@ -122,10 +123,12 @@ class NearLayer(nn.Module):
         y = (self.value(s)[j] * silu(self.edge_value(f))).unflatten(1, (self.heads, -1))
         y = (y * attention.unsqueeze(2)).flatten(1)
         along, out = silu(self.split(y)).unsqueeze(1).chunk(2, dim=2)
-        pushed = links.sum(w[j] * along + links.unit.unsqueeze(2) * out, len(x))
+        push = w[j] * along + links.unit.unsqueeze(2) * out
+        if not self.published:
+            push = push * links.envelope.unsqueeze(2)
         first, second, third = self.out(links.sum(y, len(x))).chunk(3, dim=1)
         a, b, c = self.vectors(w).chunk(3, dim=2)
-        moved = dot(a, b) * second + third, c * first.unsqueeze(1) + pushed
+        moved = dot(a, b) * second + third, c * first.unsqueeze(1) + links.sum(push, len(x))
         if self.edges:
             f = f + silu(self.edge(f)) * self._across(self.here(w)[i], self.there(w)[j], links.unit)
         return x + moved[0], v + moved[1], f
@@ -142,15 +145,16 @@ class FarLayer(nn.Module):
 
     Args:
         hidden, heads: H and number of heads.
-        soft: see `scaled_vectors`.
         vectors: whether vectors change, too.
+        published: the released form, see the module.
 
     Source: SPHNet (arXiv 2502.01171), vectorial node interaction, long-range layers, sheet 5.1.
     """
 
-    def __init__(self, hidden: int, heads: int, soft: float, *, vectors: bool):
+    def __init__(self, hidden: int, heads: int, *, vectors: bool, published: bool):
         super().__init__()
-        self.heads, self.soft, self.moves = heads, soft, vectors
+        self.heads, self.moves = heads, vectors
+        self.soft = 0.0 if published else SOFT
         self.norm, self.group_norm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
         self.q, self.k, self.value = (nn.Linear(hidden, hidden) for _ in range(3))
         self.a, self.b, self.c, self.d = (nn.Linear(hidden, hidden, bias=False) for _ in range(4))
@@ -188,7 +192,6 @@ class Vectorial(nn.Module):
         cutoffs: Å, between atoms and between atoms and groups.
         layers: numbers of near and of far layers.
         published: the released form, see the module.
-        idle: also make the tensors that the released code makes and never uses.
 
     Source: SPHNet (arXiv 2502.01171), vectorial node interaction, sheet 5.1.
     """
@@ -205,7 +208,6 @@ class Vectorial(nn.Module):
     ):
         super().__init__()
         self.cutoffs, self.published = cutoffs, published
-        soft = 0.0 if published else SOFT
         self.start = AtomStart(hidden, n_radial, cutoffs[0])
         self.scalars = nn.Linear(hidden, 2 * hidden)
         self.vectors = nn.Linear(hidden, 2 * hidden, bias=False)
@@ -213,10 +215,10 @@ class Vectorial(nn.Module):
         self.far_edge = nn.Linear(n_radial, hidden)
         near, far = layers
         self.near = nn.ModuleList(
-            NearLayer(hidden, heads, soft, edges=published or k + 1 < near) for k in range(near)
+            NearLayer(hidden, heads, edges=published or k + 1 < near, published=published) for k in range(near)
         )
         self.far = nn.ModuleList(
-            FarLayer(hidden, heads, soft, vectors=published or k + 1 < far) for k in range(far)
+            FarLayer(hidden, heads, vectors=published or k + 1 < far, published=published) for k in range(far)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(2))
         self.out = nn.Linear(2 * hidden, hidden)
