@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..datasets.errors import UserError
+from .extras import require
 from .library import MOST_PAIRS, fingerprints, parsed, properties, scaffold, thinned
 
 if TYPE_CHECKING:
@@ -82,10 +82,9 @@ class Likeness:
             UserError: fcd_torch is not installed.
         """
         if self._fcd is None:
-            try:
-                from fcd_torch import FCD
-            except ImportError:
-                raise UserError("FCD needs the package fcd_torch: pip install 'tesseral[evaluation]'") from None
+            require("FCD")
+            from fcd_torch import FCD
+
             network = FCD(device="cpu")
             self._fcd = network, _quietly(network.precalc, list(self.smiles))
         network, reference = self._fcd

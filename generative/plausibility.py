@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
-from ..datasets.errors import DataError, UserError
+from ..datasets.errors import DataError
 from ..datasets.structure import Structure
+from .extras import require
 from .strain import with_hydrogens
 from .workers import Failed, apart
 
-TIMEOUT = 60.0  # s per molecule
+TIMEOUT = 30.0  # s per molecule
 CONFIG = "mol"  # all checks of a molecule without a pocket, its energy included
 
 
@@ -26,13 +26,12 @@ def bust(
 ) -> list[list[str]]:
     """Names of the checks that each molecule fails, none if it passes all; hydrogens that are no atoms are added.
 
-    A molecule that PoseBusters cannot finish fails with its reason ("no answer within 60 s", …).
+    A molecule that PoseBusters cannot finish fails with its reason ("no answer within 30 s", …).
 
     Raises:
         UserError: posebusters is not installed.
     """
-    if find_spec("posebusters") is None:
-        raise UserError("PoseBusters is not installed: pip install 'tesseral[evaluation]'")
+    require("PoseBusters")
     results: list[list[str]] = [[] for _ in structures]
     blocks: dict[int, str] = {}
     for k, structure in enumerate(structures):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from ..datasets.errors import DataError, UserError
+from ..datasets.errors import DataError
 from ..datasets.structure import Structure
 from .data import MoleculeOptions, prepared
+from .extras import require
 from .geometry import internal_coordinates, superposed_rmsd
 from .workers import Failed, apart
 
@@ -75,8 +75,7 @@ def relaxed_by_gfn2(
     Raises:
         UserError: tblite is not installed.
     """
-    if find_spec("tblite") is None:
-        raise UserError("GFN2-xTB needs the package tblite: pip install 'tesseral[evaluation]'")
+    require("GFN2-xTB")
     found: list[Relaxed | DataError | None] = [None] * len(structures)
     starts: dict[int, Structure] = {}
     for k, structure in enumerate(structures):

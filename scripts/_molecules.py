@@ -50,6 +50,22 @@ def check_output(path: Path) -> None:
         raise UserError(f"{path}: the suffix says no format for molecules; use .sdf, .smi, .extxyz or .h5")
 
 
+def check_methods(*, posebusters: bool, methods: Sequence[str | None], fcd: bool = False) -> None:
+    """Refuse numbers whose package is absent, and a potential that cannot be loaded, before the work is done."""
+    from ..generative.extras import require
+    from ..potentials import load
+
+    if fcd:
+        require("FCD")
+    if posebusters:
+        require("PoseBusters")
+    for method in filter(None, methods):
+        if method == "gfn2":
+            require("GFN2-xTB")
+        elif method != "mmff":
+            load(method)
+
+
 def failed_path(output: Path) -> Path:
     """Where the invalid molecules go: an SD file beside the output."""
     name = output.name.removesuffix(".gz")

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._cli import add_common, check_device, refuse_overwrite, write_json
-from ._molecules import Batch, check_output, draw, failed_path, plausible, strained, table, write_molecules
+from ._molecules import (
+    Batch,
+    check_methods,
+    check_output,
+    draw,
+    failed_path,
+    plausible,
+    strained,
+    table,
+    write_molecules,
+)
 from ._wishes import add_arguments as add_wishes
 from ._wishes import clashes, wishes
 
@@ -97,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
     if args.fix is not None and args.atoms is not None:
         raise UserError("--atoms is for whole molecules; with --fix say --add-atoms")
     check_output(args.output)
+    check_methods(posebusters=args.posebusters, methods=(args.strain, args.relax))
     for path in filter(None, (args.output, failed_path(args.output), args.grid, args.json)):
         refuse_overwrite(path, args.force)
     model = load(args.model, device=check_device(args.device))

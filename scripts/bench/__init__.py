@@ -1,4 +1,4 @@
-"""`tesseral bench`: side-by-side timings; other programs run from their own environment, interleaved with ours."""
+"""`tesseral bench`: measurements side by side; other programs run from their own environment, interleaved with ours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from .._cli import add_common, refuse_overwrite
 
 EXAMPLE = "tesseral bench potentials --peer mace=mace-env/bin/python -o benchmarks/results/potentials.json"
+GENERATIVE_EXAMPLE = "tesseral bench generative eqgat-qm9-noh -n 1000 --reference train.smi -o generative.json"
 KERNELS_EXAMPLE = "tesseral bench kernels --cases message,gaunt --repeats 7 -o kernels.json"
 
 
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(metavar="WHAT", required=True)
     _add_potentials(kinds)
     _add_kernels(kinds)
+    _add_generative(kinds)
 
 
 def _add_potentials(kinds: Any) -> None:
@@ -78,8 +80,43 @@ def _add_kernels(kinds: Any) -> None:
     kernels.set_defaults(action=_kernels)
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repeats", type=int, default=7, metavar="R", help="measurements (default 7)")
+def _add_generative(kinds: Any) -> None:
+    summary = "quality and speed of generators of molecules"
+    generative = kinds.add_parser(
+        "generative",
+        help=summary,
+        description=f"Measure {summary}, over seeds, with intervals, beside the published numbers.",
+        epilog=f"example:\n  {GENERATIVE_EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    generative.add_argument("models", nargs="+", metavar="MODEL", help="generators: names or checkpoints")
+    generative.add_argument("-n", type=int, default=1000, metavar="N", help="molecules per seed (default 1000)")
+    generative.add_argument("--seeds", type=int, default=3, metavar="S", help="number of seeds (default 3)")
+    generative.add_argument(
+        "--steps",
+        metavar="K,…",
+        help="network calls (default: those of 25,50,100 that the model has, and all its noise levels)",
+    )
+    generative.add_argument(
+        "--eta", type=float, default=1.0, help="noise of the steps, 1 ancestral … 0 (default 1)"
+    )
+    generative.add_argument(
+        "--reference", metavar="FILE", help="SMILES or molecules of the training data, for novelty and likeness"
+    )
+    generative.add_argument("--fcd", action="store_true", help="also the Fréchet ChemNet distance")
+    generative.add_argument("--posebusters", action="store_true", help="also PoseBusters' checks")
+    generative.add_argument("--strain", metavar="gfn2|mmff|MODEL", help="also the strain of the valid molecules")
+    generative.add_argument(
+        "--processes", type=int, metavar="P", help="of gfn2 and PoseBusters at a time (default: one per core)"
+    )
+    add_common(generative, "device")
+    _add_output(generative, repeats=False)
+    generative.set_defaults(action=_generative)
+
+
+def _add_output(parser: argparse.ArgumentParser, *, repeats: bool = True) -> None:
+    if repeats:
+        parser.add_argument("--repeats", type=int, default=7, metavar="R", help="measurements (default 7)")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE.json", help="record to write, with a figure beside it"
     )
@@ -109,6 +146,47 @@ def _kernels(args: argparse.Namespace) -> int:
     record = bench(plan(args.cases, args.peers, args.repeats, args.seed))
     _write(args, record, kernel_show)
     return 1 if wrong(record) else 0
+
+
+def _generative(args: argparse.Namespace) -> None:
+    from ...datasets.errors import UserError
+    from .._cli import check_device
+    from .._molecules import check_methods
+    from . import generative_show
+    from .generative import Plan, bench
+
+    _check_output(args)
+    if args.n < 1 or args.seeds < 1:
+        raise UserError(f"-n {args.n} --seeds {args.seeds}: ask for at least one of each")
+    if args.fcd and args.reference is None:
+        raise UserError("--fcd compares with SMILES of the training data: name them by --reference")
+    check_methods(posebusters=args.posebusters, methods=(args.strain,), fcd=args.fcd)
+    plan = Plan(
+        models=tuple(args.models),
+        n=args.n,
+        seeds=tuple(range(args.seed, args.seed + args.seeds)),
+        steps=_steps(args.steps),
+        eta=args.eta,
+        device=check_device(args.device),
+        reference=args.reference,
+        fcd=args.fcd,
+        posebusters=args.posebusters,
+        strain=args.strain,
+        processes=args.processes,
+    )
+    _write(args, bench(plan), generative_show)
+
+
+def _steps(text: str | None) -> tuple[int, ...] | None:
+    """`25,50,100`, sorted."""
+    from ...datasets.errors import UserError
+
+    if text is None:
+        return None
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise UserError(f"--steps {text}: expected numbers, as 25,50,100") from None
 
 
 def _check_output(args: argparse.Namespace) -> None:

@@ -200,6 +200,7 @@ def test_valid_molecules_are_relaxed_with_their_hydrogens(model, tmp_path, how):
         (["-n", "0"], "at least one"),
         (["-n", "1", "--atoms", "many"], "12-24"),
         (["-n", "1", "-o", "x.mol17"], "suffix"),
+        (["-n", "1", "--strain", "no-such-potential"], "no-such-potential"),
         (["-n", "1", "--steps", "9"], "1..8 steps"),
         (["-n", "1", "--fix", "core.sdf"], "belong together"),
         (["-n", "1", "--atoms", "5-2"], "range"),
