@@ -144,7 +144,7 @@ def canonical_smiles(mol: Mol, *, stereo: bool = False) -> str:
     from rdkit import Chem, rdBase
 
     which = Chem.RemoveHsParameters()
-    which.removeDefiningBondStereo = True  # the hydrogen of an imine, which else would stay
+    which.removeDefiningBondStereo = True  # type: ignore[assignment]  # the hydrogen of an imine, which would stay
     with rdBase.BlockLogs():
         bare = Chem.RemoveHs(mol, which, sanitize=False)
         for atom in bare.GetAtoms():  # explicit or implicit: written the same

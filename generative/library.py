@@ -54,16 +54,16 @@ def library_metrics(smiles: Sequence[str]) -> dict[str, Any]:
 
 def properties(molecules: Sequence[Mol]) -> dict[str, list[float]]:
     """qed, sa (empty where its scorer is not installed), logp, weight, donors and acceptors of each molecule."""
-    from rdkit.Chem import QED, Crippen, Descriptors, Lipinski
+    from rdkit.Chem import QED, Descriptors, rdMolDescriptors
 
     scorer = sa_scorer()
     return {
         "qed": [QED.qed(mol) for mol in molecules],
         "sa": [] if scorer is None else [(10 - scorer(mol)) / 9 for mol in molecules],
-        "logp": [Crippen.MolLogP(mol) for mol in molecules],
-        "weight": [Descriptors.MolWt(mol) for mol in molecules],
-        "donors": [float(Lipinski.NumHDonors(mol)) for mol in molecules],
-        "acceptors": [float(Lipinski.NumHAcceptors(mol)) for mol in molecules],
+        "logp": [rdMolDescriptors.CalcCrippenDescriptors(mol)[0] for mol in molecules],
+        "weight": [Descriptors.MolWt(mol) for mol in molecules],  # type: ignore[attr-defined]
+        "donors": [float(rdMolDescriptors.CalcNumHBD(mol)) for mol in molecules],
+        "acceptors": [float(rdMolDescriptors.CalcNumHBA(mol)) for mol in molecules],
     }
 
 

@@ -132,17 +132,17 @@ class Likeness:
 
 def _descriptors(molecules: Sequence[Mol]) -> dict[str, tuple[bool, np.ndarray]]:
     """GuacaMol's nine: name -> (continuous, values)."""
-    from rdkit.Chem import Crippen, Descriptors, GraphDescriptors, Lipinski, rdMolDescriptors
+    from rdkit.Chem import Descriptors, GraphDescriptors, rdMolDescriptors
 
     continuous: dict[str, Callable[[Any], float]] = {
         "complexity": GraphDescriptors.BertzCT,
-        "logp": Crippen.MolLogP,
-        "weight": Descriptors.MolWt,
+        "logp": lambda mol: rdMolDescriptors.CalcCrippenDescriptors(mol)[0],
+        "weight": Descriptors.MolWt,  # type: ignore[attr-defined]
         "tpsa": rdMolDescriptors.CalcTPSA,
     }
     counted: dict[str, Callable[[Any], float]] = {
-        "acceptors": Lipinski.NumHAcceptors,
-        "donors": Lipinski.NumHDonors,
+        "acceptors": rdMolDescriptors.CalcNumHBA,
+        "donors": rdMolDescriptors.CalcNumHBD,
         "rotatable_bonds": rdMolDescriptors.CalcNumRotatableBonds,
         "aliphatic_rings": rdMolDescriptors.CalcNumAliphaticRings,
         "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..datasets.errors import UserError
 from ._cli import write_text
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ class Batch:
 
 def check_output(path: Path) -> None:
     """Refuse a file name whose suffix says no format, before the work is done."""
-    from ..datasets.errors import UserError
-
     if not path.name.lower().endswith(SUFFIXES):
         raise UserError(f"{path}: the suffix says no format for molecules; use .sdf, .smi, .extxyz or .h5")
 
@@ -93,6 +92,7 @@ def strained(
     from ..generative.strain import mmff, relaxed_by_gfn2, summary
 
     chosen = [batch.structures[k] for k in batch.valid]
+    results: Sequence[Relaxed | UserError]
     if method == "gfn2":
         results = relaxed_by_gfn2(chosen, implicit_hydrogens=batch.implicit, processes=processes)
     else:
@@ -100,7 +100,7 @@ def strained(
         results = [_relaxed_or_error(s, relaxer, batch.implicit) for s in chosen]
     done = []
     for k, result in zip(batch.valid, results, strict=True):
-        if isinstance(result, Exception):
+        if isinstance(result, UserError):
             batch.note(k, not_relaxed=str(result))
             continue
         batch.note(k, energy_drop_kcal_mol=result.drop)
@@ -110,8 +110,7 @@ def strained(
     return summary(done, len(results) - len(done), Path(method).name)
 
 
-def _relaxed_or_error(structure: Structure, relaxer: Relaxer, implicit: bool) -> Relaxed | Exception:
-    from ..datasets.errors import UserError
+def _relaxed_or_error(structure: Structure, relaxer: Relaxer, implicit: bool) -> Relaxed | UserError:
     from ..generative.strain import relaxed
 
     try:
@@ -193,8 +192,6 @@ def draw(path: Path, verdicts: Sequence[Verdict]) -> None:
     """Picture of up to 24 valid molecules."""
     from rdkit import Chem
     from rdkit.Chem import Draw
-
-    from ..datasets.errors import UserError
 
     smiles = [v.isomeric_smiles for v in verdicts if v.valid][:24]
     if not smiles:
