@@ -132,7 +132,7 @@ def test_gradients_reach_every_weight(nets, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_changes_smoothly(nets, name):
-    """Along a path through every cutoff and through changes of the farthest atom, smaller steps make smaller changes."""
+    """Along a path through every cutoff and changes of the farthest atom, smaller steps make smaller changes."""
     model = nets.network(name, **({"sparsity": 0.0} if name == "sphnet" else {}))
     assert steepest(model, nets, 600) < 0.3 * steepest(model, nets, 150)
 
