@@ -56,7 +56,7 @@ class QHNetConfig:
 
 
 PRESETS = {
-    "small": QHNetConfig(channels=32, bottleneck=16, layers=3, hidden=64, parity="o3"),
+    "small": QHNetConfig(channels=32, bottleneck=24, layers=3, hidden=64, parity="o3"),
     "published": QHNetConfig(),
     "reference": QHNetConfig(idle=True),
 }

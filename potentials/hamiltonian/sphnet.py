@@ -82,7 +82,7 @@ class SPHNetConfig:
 
 PRESETS = {
     "small": SPHNetConfig(
-        channels=32, bottleneck=16, near_layers=2, far_layers=1, near_radial=24, hidden=64, epoch=1000, parity="o3"
+        channels=32, bottleneck=24, near_layers=2, far_layers=1, near_radial=24, hidden=64, epoch=1000, parity="o3"
     ),
     "svp": SPHNetConfig(),
     "tzvp": SPHNetConfig(lmax=6),

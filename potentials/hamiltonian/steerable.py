@@ -11,7 +11,7 @@ from ...kernels.irreps import irreps_norm
 from ...kernels.linear import degree_linear
 from .scalars import mlp
 
-EPS = 1e-12
+EPS = 1e-14
 """Added to squared lengths, whose roots then have finite derivatives at zero."""
 
 

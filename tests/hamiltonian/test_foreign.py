@@ -24,9 +24,8 @@ from tesseral.scripts.main import main
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.47], [0.1, -0.757, -0.47]])
 
 
-def water_label(functional, grid=3, shift=0.0):
-    structure = Structure([8, 1, 1], WATER + [[0, 0, shift], [0, 0, 0], [0, 0, 0]])
-    return label(structure, level_of_theory(functional, "def2-svp", grid), name="w")
+def water_label(functional):
+    return label(Structure([8, 1, 1], WATER), level_of_theory(functional, "def2-svp"), name="w")
 
 
 @pytest.fixture(scope="module")
