@@ -35,10 +35,15 @@ def run(args: argparse.Namespace) -> None:
     from ..datasets.units import Units
     from ..potentials import load
     from ..potentials.evaluate import evaluate
+    from ..training.checkpoint import read_header
+    from ..training.shipped import locate
     from ._cli import check_device, progress, refuse_overwrite, write_json
 
     for path in filter(None, (args.plot, args.json)):
         refuse_overwrite(path, args.force)
+    if read_header(locate(args.model)).get("room") == "hamiltonian":
+        _evaluate_hamiltonian(args)
+        return
     model = load(args.model, device=check_device(args.device), dtype=args.dtype)
     source = open_source(args.data, keys=KeyMap.parse(args.keys), units=Units.parse(args.units))
     result = evaluate(model, source, progress=lambda loader: progress(loader, description="evaluate"))
@@ -51,8 +56,46 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, {"model": args.model, "data": args.data, **report})
 
 
+def _evaluate_hamiltonian(args: argparse.Namespace) -> None:
+    """Errors of a Hamiltonian network on label files."""
+    from ..datasets.errors import UserError
+    from ..potentials.hamiltonian import load
+    from ..potentials.hamiltonian.data import LabelSet
+    from ..potentials.hamiltonian.evaluate import evaluate
+    from ._cli import check_device, progress, write_json
+
+    if args.plot or args.keys or args.units:
+        raise UserError("--plot, --keys and --units are for potentials; label files state what they hold")
+    model = load(args.model, device=check_device(args.device), dtype=args.dtype)
+    labels = LabelSet.open(args.data)
+    report = evaluate(
+        model, labels, progress=lambda rows: progress(rows, description="evaluate", total=len(labels))
+    )
+    print(table(report))
+    if args.json:
+        write_json(args.json, {"model": args.model, "data": args.data, **report})
+
+
+def _hamiltonian_table(report: dict[str, Any]) -> str:
+    lines = [f"{report['n_molecules']} molecules, mean absolute errors"]
+    for name in ("hamiltonian", "guess"):
+        entry = report[name]
+        parts = ", ".join(f"{part} {entry[part]:.4g}" for part in ("atoms", "pairs") if part in entry)
+        note = "" if name == "hamiltonian" else "  (taken as the prediction)"
+        lines.append(f"{name:24s}{entry['mae']:12.4g}  {entry['unit']} ({parts}){note}")
+    for name in ("orbital_energies", "homo", "lumo", "gap"):
+        if name in report:
+            lines.append(f"{name.replace('_', ' '):24s}{report[name]['mae']:12.4g}  {report[name]['unit']}")
+    for name in ("similarity", "subspace"):
+        if name in report:
+            lines.append(f"{name:24s}{report[name]['mean']:12.6g}  %")
+    return "\n".join(lines)
+
+
 def table(report: dict[str, Any]) -> str:
     """The numbers as aligned text."""
+    if "hamiltonian" in report:
+        return _hamiltonian_table(report)
     quantities = [name for name in ("energy_per_atom", "forces", "stress") if name in report]
     lines = [f"{report['n_frames']} frames", f"{'':24s}{'MAE':>12s}{'RMSE':>12s}"]
     for name in quantities:

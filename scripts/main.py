@@ -15,12 +15,13 @@ from . import _cli
 
 COMMANDS = {
     "info": ("tesseral.scripts.info", "versions, devices, kernel backends, shipped models"),
-    "data": ("tesseral.scripts.data", "convert, inspect, check and split data sets"),
+    "data": ("tesseral.scripts.data", "convert, inspect, check and split data sets; Hamiltonian labels"),
     "train": ("tesseral.scripts.train", "train a model from a YAML file"),
     "evaluate": ("tesseral.scripts.evaluate", "errors of a model on a data set"),
     "relax": ("tesseral.scripts.relax", "relax structures to the nearest energy minimum"),
     "md": ("tesseral.scripts.md", "molecular dynamics"),
     "generate": ("tesseral.scripts.generate", "draw molecules from a trained generator"),
+    "hamiltonian": ("tesseral.scripts.hamiltonian", "predicted Fock matrices, orbital energies, starts of an SCF"),
     "export": ("tesseral.scripts.export", "compile a model into one file for C++ hosts and small systems"),
     "report": ("tesseral.scripts.report", "one static HTML page of a training or MD run"),
     "demo": ("tesseral.scripts.demo", "train, evaluate, relax and simulate in a few minutes, with a report"),

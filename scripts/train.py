@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template",
         action="store_true",
-        help="print a commented configuration and stop (of a generator: with model.architecture=eqgat-diff)",
+        help="print a commented configuration and stop; of other models than potentials with model.architecture=… "
+        "(eqgat-diff, sphnet, qhnet)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the same as training.seed=N")
     parser.add_argument("--device", help="the same as training.device=…")
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
 def _room(path: str | None, overrides: list[str]) -> tuple[type, Callable[..., dict[str, Any]]]:
     """The configuration class and the training of the room that has the configured architecture."""
     from ..generative import ARCHITECTURES as GENERATORS
+    from ..potentials.hamiltonian import ARCHITECTURES as HAMILTONIANS
     from ..training.config import read_yaml
 
     section = (read_yaml(path).get("model") if path is not None else None) or {}
@@ -73,6 +75,10 @@ def _room(path: str | None, overrides: list[str]) -> tuple[type, Callable[..., d
         from ..generative import fit as generative
 
         return generative.GeneratorTraining, generative.train
+    if name in HAMILTONIANS:
+        from ..potentials.hamiltonian import fit as hamiltonian
+
+        return hamiltonian.HamiltonianTraining, hamiltonian.train
     from ..potentials import fit as potentials
 
     return potentials.PotentialTraining, potentials.train

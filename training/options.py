@@ -43,11 +43,11 @@ class OptimizerOptions:
 class ScheduleOptions:
     """The learning rate over the training; progress is the larger of epochs/epochs and time/max_time."""
 
-    name: Literal["cosine", "plateau", "constant"] = option(
-        "cosine", "cosine to the final factor; plateau: reduce when val_loss stalls; constant"
+    name: Literal["cosine", "linear", "plateau", "constant"] = option(
+        "cosine", "cosine or linear to the final factor; plateau: reduce when val_loss stalls; constant"
     )
     warmup: float = option(0.01, "fraction of the training with linear warm-up from zero")
-    final: float = option(0.01, "cosine: last learning rate / peak; plateau: the lowest factor")
+    final: float = option(0.01, "cosine, linear: last learning rate / peak; plateau: the lowest factor")
     factor: float = option(0.5, "plateau: multiply the learning rate by this")
     patience: int = option(10, "plateau: validations without improvement before a reduction")
 

@@ -16,15 +16,16 @@ def learning_rate_factor(options: ScheduleOptions, progress: float) -> float:
     """Learning rate / peak at `progress` in [0, 1], without the plateau's reductions.
 
     warm-up: p / w for p < w; then for "cosine" f + (1 − f)(1 + cos πq) / 2 with q = (p − w) / (1 − w),
-    w → options.warmup, f → options.final; 1 for the others.
+    w → options.warmup, f → options.final, for "linear" f + (1 − f)(1 − q); 1 for the others.
     """
     progress = min(max(progress, 0.0), 1.0)
     if progress < options.warmup:
         return progress / options.warmup
-    if options.name != "cosine" or options.warmup >= 1:
+    if options.name not in ("cosine", "linear") or options.warmup >= 1:
         return 1.0
     q = (progress - options.warmup) / (1 - options.warmup)
-    return options.final + (1 - options.final) * 0.5 * (1 + math.cos(math.pi * q))
+    fall = 1 - q if options.name == "linear" else 0.5 * (1 + math.cos(math.pi * q))
+    return options.final + (1 - options.final) * fall
 
 
 def weight_at(schedule: WeightSchedule, progress: float) -> float:

@@ -68,6 +68,11 @@ class HamiltonianModel(nn.Module):
         """Precision of the weights."""
         return next(self.parameters()).dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def header(self) -> dict[str, Any]:
         """What `from_header` needs to build the model again, without its weights."""
         return {

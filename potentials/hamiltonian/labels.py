@@ -256,7 +256,8 @@ def complete(known: Label, level: Level) -> Label:
     mf = mean_field(molecule(known.numbers, known.positions, level.basis), level)
     if known.n_orbitals != mf.mol.nao:
         raise LabelError(
-            f"{known.name or 'the label'}: a matrix of {known.n_orbitals} rows, {level.basis} gives this molecule {mf.mol.nao}"
+            f"{known.name or 'the label'}: a matrix of {known.n_orbitals} orbitals, "
+            f"{level.basis} gives this molecule {mf.mol.nao}"
         )
     guess = guess_fock(mf)
     overlap = symmetric(mf.get_ovlp())

@@ -2,8 +2,9 @@
 
 Columns run over all molecules: over atoms (`numbers`, `positions` Å, `forces` eV/Å), orbitals (`orbital_energies`
 Eh), triangles (`hamiltonian`, `guess`, `overlap`, or `delta` = hamiltonian - guess), molecules (`n_atoms`,
-`n_orbitals`, `name`, `energy` Eh, `cycles`, `seconds`). A triangle is stored row by row (`numpy.tril_indices`). A file says its level
-of theory, the shells of its elements and where it comes from; a compact file holds only `delta`, in float32.
+`n_orbitals`, `name`, `energy` Eh, `cycles`, `seconds`). A triangle is stored row by row (`numpy.tril_indices`). A file
+says its level of theory, the shells of its elements and where it comes from; a compact file holds only `delta`, in
+float32.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class LabelFile(Sequence[Label]):
                 if name in file:
                     parts[name] = unpack(file[name][self._rows("triangles", k)])
             for name, kind in _SCALARS.items():
-                parts[name] = kind(file[name][k]).item()
+                parts[name] = np.asarray(file[name][k], dtype=kind).item()
             return Label(name=file["name"].asstr()[k], **parts)
         except OSError as error:
             raise damaged(self.path, f"label {k}", error) from None

@@ -27,6 +27,12 @@ def test_cosine_warms_up_linearly_and_ends_at_the_final_factor():
     assert all(a >= b for a, b in itertools.pairwise(values))
 
 
+def test_linear_falls_evenly_to_the_final_factor():
+    options = ScheduleOptions(name="linear", warmup=0.2, final=0.1)
+    values = [learning_rate_factor(options, p) for p in (0.1, 0.2, 0.6, 1.0)]
+    assert values == pytest.approx([0.5, 1.0, 0.55, 0.1])
+
+
 @pytest.mark.parametrize("name", ["constant", "plateau"])
 def test_other_schedules_stay_at_one_after_warm_up(name):
     options = ScheduleOptions(name=name, warmup=0.0)
