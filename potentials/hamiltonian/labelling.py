@@ -78,7 +78,8 @@ def make_labels(
         UserError: the output exists, another job's remains lie there, or no molecule got a label.
     """
     output = Path(output)
-    if output.exists() and not (overwrite or collect):
+    unfinished = _folder(output).exists()  # what --collect wrote may be replaced by the whole
+    if output.exists() and not (overwrite or (unfinished and (collect or resume))):
         raise UserError(f"{output} exists already; choose another name or say --force to replace it")
     parts = _Parts(output, _fingerprint(work, options), resume=resume or collect, overwrite=overwrite)
     finished = parts.finished()
@@ -116,11 +117,15 @@ def _fingerprint(work: Sequence[Work], options: Options) -> str:
     return digest.hexdigest()
 
 
+def _folder(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
 class _Parts:
     """Folder of finished labels."""
 
     def __init__(self, output: Path, job: str, *, resume: bool, overwrite: bool) -> None:
-        self.folder = output.with_name(output.name + ".partial")
+        self.folder = _folder(output)
         record = self.folder / "job"
         if self.folder.exists() and overwrite and not resume:
             shutil.rmtree(self.folder)

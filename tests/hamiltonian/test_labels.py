@@ -170,7 +170,6 @@ def test_interrupted_job_goes_on_where_it_was(molecules, tmp_path, monkeypatch, 
     assert "another job" in capsys.readouterr().err
     assert run(molecules, "-o", out, "--collect") == 0
     assert LabelFile(out).names == ["w0", "w1"]
-    out.unlink()
     calls.clear()
     assert run(molecules, "-o", out, "--resume") == 0
     assert len(calls) == 2  # the molecule that failed is tried again
