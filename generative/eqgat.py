@@ -128,8 +128,8 @@ class Eqgat(nn.Module):
         """
         time = time.to(atoms.dtype).clamp(min=SMALL_TIME).unsqueeze(-1)
         s = self.atoms_in(atoms) if pocket is None else self.atoms_in(atoms) + self.pocket_in(pocket)
-        s = self.atoms_mix(s + self.time_to_atoms(time)[layout.batch])
-        e = self.bonds_mix(self.bonds_in(bonds) + self.time_to_bonds(time)[layout.edge_batch])
+        s = self.atoms_mix(s + _rows(self.time_to_atoms(time), layout.batch))
+        e = self.bonds_mix(self.bonds_in(bonds) + _rows(self.time_to_bonds(time), layout.edge_batch))
         wish = None if context is None else self.context_mix(self.context_in(context))[layout.batch]
         p = layout.centred(positions)
         v = p.new_zeros(len(p), 3, self.config.vectors)
@@ -148,9 +148,9 @@ class Eqgat(nn.Module):
         """Logits of the pairs from the mean of both edges and the predicted squared distance."""
         there, back = layout.bonded
         j, i = layout.edge_index[:, there]
-        e = 0.5 * (e[there] + e[back])
-        squared = (p[i] - p[j]).square().sum(-1, keepdim=True)
-        f = s[i] + s[j] + self.edges_out(e)
+        e = 0.5 * (_rows(e, there) + _rows(e, back))
+        squared = (_rows(p, i) - _rows(p, j)).square().sum(-1, keepdim=True)
+        f = _rows(s, i) + _rows(s, j) + self.edges_out(e)
         hidden: Tensor = self.bond_hidden(torch.cat([f, squared.to(f.dtype)], -1))
         logits: Tensor = self.bonds_out(nn.functional.silu(hidden))
         return logits
@@ -180,7 +180,7 @@ class Layer(nn.Module):
         """s ``(N, S)``, v ``(N, 3, V)``, p ``(N, 3)``, e ``(E, D)`` after this layer."""
         j, i = layout.edge_index
         s, v = self.norm(layout, s, v)
-        difference = p[i] - p[j]
+        difference = _rows(p, i) - _rows(p, j)
         distance = difference.square().sum(-1, keepdim=True).clamp(min=SHORTEST).sqrt()
         direction = difference / (1 + distance)
         e = self.edge_pre(e)
@@ -190,7 +190,7 @@ class Layer(nn.Module):
         s_new = s + attend(layout, attention, self.values(s))
         dv = _sum(direction.unsqueeze(-1) * gates[0].unsqueeze(1), i, len(s))
         if not self.first:
-            dv = dv + _sum(self.vector_values(v)[j] * gates[1].unsqueeze(1), i, len(s))
+            dv = dv + _sum(_rows(self.vector_values(v), j) * gates[1].unsqueeze(1), i, len(s))
         v = v + dv / neighbours.reshape(-1, 1, 1)
         dp = _moved(layout, _sum(shift * direction, i, len(s)) / neighbours.unsqueeze(-1))
         length = _sum(dp.norm(dim=-1, keepdim=True), layout.batch, layout.n_molecules)
@@ -210,14 +210,14 @@ class Layer(nn.Module):
         S, D = s.shape[1], e.shape[1]
         weight = self.message_in.weight
         lengths = p.norm(dim=-1, keepdim=True)
-        geometry = torch.cat([distance, (p[i] * p[j]).sum(-1, keepdim=True)], -1)
+        geometry = torch.cat([distance, (_rows(p, i) * _rows(p, j)).sum(-1, keepdim=True)], -1)
         linear = nn.functional.linear
         ends = weight[:, 2 * S + 2 + D :]
         to_target = linear(torch.cat([s, lengths], -1), torch.cat([weight[:, :S], ends[:, :1]], 1))
         to_source = linear(torch.cat([s, lengths], -1), torch.cat([weight[:, S : 2 * S], ends[:, 1:]], 1))
         edges = linear(torch.cat([geometry, e], -1), weight[:, 2 * S : 2 * S + 2 + D], self.message_in.bias)
-        hidden = nn.functional.silu(edges + to_target[i] + to_source[j])
-        message: Tensor = self.message_out(hidden)
+        hidden = edges.add_(_rows(to_target, i)).add_(_rows(to_source, j))
+        message: Tensor = self.message_out(nn.functional.silu(hidden))
         return message
 
 
@@ -273,13 +273,18 @@ def attend(layout: Graph, logits: Tensor, values: Tensor) -> Tensor:
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     with torch.no_grad():
         largest = torch.segment_reduce(logits.detach(), "max", lengths=layout.degree, axis=0, unsafe=True)
-    weights = (logits - largest[i]).exp()
+    weights = (logits - _rows(largest, i)).exp_()
     total = _sum(weights, i, len(values))
-    return _sum(weights * values[j], i, len(values)) / total.clamp(min=0.5)  # at least 1 with neighbours
+    return _sum(weights * _rows(values, j), i, len(values)) / total.clamp(min=0.5)  # at least 1 with neighbours
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]`; several times faster on CPUs, forward and backward."""
+    return values.index_select(0, index)
 
 
 def _sum(values: Tensor, index: Tensor, n: int) -> Tensor:
-    return values.new_zeros(n, *values.shape[1:]).index_add(0, index, values)
+    return values.new_zeros(n, *values.shape[1:]).index_add_(0, index, values)
 
 
 def _moved(layout: Graph, shift: Tensor) -> Tensor:

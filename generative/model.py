@@ -23,7 +23,7 @@ from .sampler import FixedPart, Guide, SamplerOptions, sample
 from .streams import Streams
 from .vocabulary import NO_BOND, Vocabulary
 
-MAX_EDGES = 60_000  # ordered pairs of atoms computed at a time, about 200 molecules of 18 atoms
+MAX_EDGES = {"cpu": 10_000, "cuda": 60_000}  # ordered pairs of atoms at a time: what fits a CPU's cache, fills a GPU
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Settings(TypedDict, total=False):
     fixed: Structure | None
     properties: Mapping[str, float] | None
     pocket: Structure | None
-    max_edges: int
+    max_edges: int | None
     first: int
     guide: Guide | None
     callback: Callable[[Molecules, int], None] | None
@@ -161,7 +161,7 @@ class EqgatDiff(nn.Module):
             properties: values that are asked for, of a model trained with `data.condition`; those left out are drawn
                 as the data have them.
             pocket: atoms around the molecules, of a model trained with pockets; the molecules lie in its frame.
-            max_edges: ordered pairs of atoms computed at a time; bounds the memory.
+            max_edges: ordered pairs of atoms computed at a time; bounds the memory. None: as suits the device.
             first: number of the first molecule, to go on with an earlier run.
             guide, callback: see :func:`.sampler.sample`; called batch by batch.
 
@@ -184,7 +184,7 @@ class EqgatDiff(nn.Module):
         fixed: Structure | None = None,
         properties: Mapping[str, float] | None = None,
         pocket: Structure | None = None,
-        max_edges: int = MAX_EDGES,
+        max_edges: int | None = None,
         first: int = 0,
         guide: Guide | None = None,
         callback: Callable[[Molecules, int], None] | None = None,
@@ -198,7 +198,8 @@ class EqgatDiff(nn.Module):
         order = np.argsort(sizes, kind="stable")
         empty = np.empty(0)
         edges = np.array([Encoded(np.empty(k), empty, empty, pocket=around).n_edges for k in sizes[order]])
-        limit = max(max_edges, int(edges.max(initial=1)))
+        wanted = MAX_EDGES.get(self.device.type, MAX_EDGES["cuda"]) if max_edges is None else max_edges
+        limit = max(wanted, int(edges.max(initial=1)))
         was_training = self.training
         self.eval()
         try:

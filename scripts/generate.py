@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="SMILES or molecules of the training data, for novelty and likeness",
     )
     parser.add_argument(
-        "--batch", type=int, metavar="B", help="atom pairs computed at a time (default 60000)"
+        "--batch", type=int, metavar="B", help="atom pairs computed at a time (default 10000, on a GPU 60000)"
     )
     parser.add_argument("--grid", metavar="F.png", type=Path, help="picture of the first valid molecules")
     add_wishes(parser)
