@@ -29,7 +29,6 @@ COMMON: dict[str, Any] = {
     "data": {"molecules": {"check": False}, "val": 0.05, "batch_size": 64, "max_edges": 20_000},
 }
 MODEL = {"config": {"preset": "cpu", "network": {"norm": "corrected"}, "diffusion": {"steps": 100}}}
-FOREVER = 100_000  # epochs; the time ends a training
 
 
 def prepare(source: str, store: Path, n: int) -> None:
@@ -40,7 +39,7 @@ def prepare(source: str, store: Path, n: int) -> None:
         print(f"{store}: {len(molecules)} molecules, left out {left_out or 'none'}")
 
 
-def run(out: Path, name: str, minutes: float, model: dict[str, Any], args: argparse.Namespace) -> float:
+def run(out: Path, name: str, epochs: int, model: dict[str, Any], args: argparse.Namespace) -> float:
     """One training in OUT/name; its last validation loss."""
     store = out / ("pretrain.h5" if name == "pretrained" else "finetune.h5")
     settings = {
@@ -49,8 +48,7 @@ def run(out: Path, name: str, minutes: float, model: dict[str, Any], args: argpa
         **COMMON,
         "data": {**COMMON["data"], "train": str(store)},
         "training": {
-            "epochs": FOREVER,
-            "max_time": minutes,
+            "epochs": epochs,
             "device": args.device,
             "precision": args.precision,
             "threads": args.threads,
@@ -84,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pretrain", type=int, default=5000, help="molecules of SMILES")
     parser.add_argument("--finetune", type=int, default=1000, help="molecules of MOLECULES")
-    parser.add_argument("--minutes", type=float, nargs=2, default=(20.0, 5.0), help="of both trainings")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(20, 60), help="of pre-training and fine-tuning")
     parser.add_argument("--draw", type=int, default=500, help="molecules drawn from each")
     parser.add_argument("--steps", type=int, help="network calls for them")
     parser.add_argument("--device", default="cpu")
@@ -96,11 +94,11 @@ def main(argv: list[str] | None = None) -> None:
     prepare(args.molecules, args.out / "finetune.h5", args.finetune)
     start = {"init": str(args.out / "pretrained" / "model.safetensors")}
     losses = {
-        "pretrained": run(args.out, "pretrained", args.minutes[0], MODEL, args),
-        "finetuned": run(args.out, "finetuned", args.minutes[1], start, args),
-        "fresh": run(args.out, "fresh", args.minutes[1], MODEL, args),
+        "pretrained": run(args.out, "pretrained", args.epochs[0], MODEL, args),
+        "finetuned": run(args.out, "finetuned", args.epochs[1], start, args),
+        "fresh": run(args.out, "fresh", args.epochs[1], MODEL, args),
     }
-    result: dict[str, Any] = {"minutes": list(args.minutes)}
+    result: dict[str, Any] = {"epochs": list(args.epochs)}
     for name, loss in losses.items():
         path = args.out / name / "model.safetensors"
         steps = load(path).card["training_metrics"]["step"]
