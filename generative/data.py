@@ -18,6 +18,8 @@ from ..datasets.structure import Structure
 from ..training.config import ConfigError, option
 from .chemistry import n_fragments, sanitised
 from .conditions import property_of
+from .hydrogens import implicit_hydrogens
+from .vocabulary import Vocabulary
 
 EXTRA: dict[str, Callable[[Any], int]] = {
     "ring": lambda atom: int(atom.IsInRing()),
@@ -120,6 +122,31 @@ def prepared(structure: Structure, options: MoleculeOptions) -> Structure:
     found = Structure.from_rdkit(mol)
     found.arrays.update(extra)
     return _bare(found, options.extra)
+
+
+def fixed_part(structure: Structure, vocabulary: Vocabulary) -> Structure:
+    """A molecule as the part that a model shall keep, its `arrays["open_valences"]` saying where it may grow.
+
+    A complete molecule loses its hydrogens and may grow at the place of each of them. One that lacks hydrogens (drawn
+    without all of them) grows only where they lack.
+
+    Raises:
+        DataError: RDKit refuses the molecule.
+    """
+    lacking = implicit_hydrogens(structure)
+    keep = bool(lacking.any()) and not vocabulary.implicit_hydrogens
+    options = MoleculeOptions(
+        hydrogens="keep" if keep else "remove",
+        aromatic=4 in vocabulary.bonds.values,
+        extra=[name for name in vocabulary.atoms if name in EXTRA],
+    )
+    core = prepared(structure, options)
+    if keep:
+        room = lacking
+    else:
+        room = lacking[structure.numbers > 1] if lacking.any() else implicit_hydrogens(core)
+    core.arrays["open_valences"] = room
+    return core
 
 
 def embedded(smiles: str, *, seed: int = EMBED_SEED) -> Structure:

@@ -17,7 +17,9 @@ from ..training.config import from_dict, option
 from .conditions import Conditions
 from .diffusion import Diffusion, DiffusionConfig
 from .eqgat import PRESETS, Eqgat, EqgatConfig, Prediction
-from .molecules import Encoded, Molecules, collate, decode, encode
+from .hydrogens import implicit_hydrogens
+from .molecules import Encoded, Molecules, collate, count_edges, decode, encode
+from .open_valences import OpenValences
 from .pocket import EncodedPocket, PocketFacts
 from .sampler import FixedPart, Guide, SamplerOptions, sample
 from .streams import Streams
@@ -157,7 +159,7 @@ class EqgatDiff(nn.Module):
             seed: of the random numbers.
             options: number of steps, noise, resampling.
             fixed: a part that every molecule contains unchanged, as the model's data would have it (bonds; with or
-                without hydrogens).
+                without hydrogens). It grows at its open valences: `arrays["open_valences"]`, else what its atoms lack.
             properties: values that are asked for, of a model trained with `data.condition`; those left out are drawn
                 as the data have them.
             pocket: atoms around the molecules, of a model trained with pockets; the molecules lie in its frame.
@@ -192,12 +194,12 @@ class EqgatDiff(nn.Module):
         """As :meth:`sample`, batch by batch (small molecules first): numbers of the molecules, and these."""
         around = self._pocket(pocket, fixed)
         core = None if fixed is None else encode(fixed, self.vocabulary, "the fixed part")
+        room = None if fixed is None else self._open_valences(fixed)
         numbers = np.arange(first, first + n)
         sizes = self._sizes(numbers, seed, atoms, around) + (0 if core is None else len(core.atoms))
         values = self._values(numbers, seed, sizes, properties or {})
         order = np.argsort(sizes, kind="stable")
-        empty = np.empty(0)
-        edges = np.array([Encoded(np.empty(k), empty, empty, pocket=around).n_edges for k in sizes[order]])
+        edges = np.array([count_edges(int(k), around) for k in sizes[order]], dtype=np.int64)
         wanted = MAX_EDGES.get(self.device.type, MAX_EDGES["cuda"]) if max_edges is None else max_edges
         limit = max(wanted, int(edges.max(initial=1)))
         was_training = self.training
@@ -213,7 +215,7 @@ class EqgatDiff(nn.Module):
                     seed=seed,
                     numbers=torch.from_numpy(members + first).to(self.device),
                     options=options,
-                    fixed=None if core is None else self._fixed(core, sizes[members]),
+                    fixed=None if core is None else self._fixed(core, sizes[members], room),
                     guide=guide,
                     callback=callback,
                     context=None if values is None else self._context(values[members]),
@@ -275,7 +277,13 @@ class EqgatDiff(nn.Module):
             if pocket is not None:
                 structure.positions += pocket.positions.mean(0)
 
-    def _fixed(self, core: Encoded, sizes: np.ndarray) -> FixedPart:
+    def _open_valences(self, fixed: Structure) -> OpenValences:
+        room = fixed.arrays.get("open_valences")
+        if room is None:
+            room = implicit_hydrogens(fixed)
+        return OpenValences(torch.as_tensor(room, device=self.device), self.vocabulary.bonds.values)
+
+    def _fixed(self, core: Encoded, sizes: np.ndarray, room: OpenValences | None) -> FixedPart:
         """The core as the first atoms of molecules with `sizes` atoms in all."""
         known, n_core = [], len(core.atoms)
         for n in sizes:
@@ -289,7 +297,7 @@ class EqgatDiff(nn.Module):
             )
             known.append(Encoded(atoms, positions, bonds))
         batch = collate(known, self.dtype).to(self.device)
-        return FixedPart(batch, batch.layout.local < n_core)
+        return FixedPart(batch, batch.layout.local < n_core, room)
 
 
 def _uniform(seed: int, numbers: np.ndarray, counter: int) -> np.ndarray:

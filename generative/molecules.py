@@ -35,13 +35,16 @@ class Encoded:
 
     @property
     def n_edges(self) -> int:
-        """Ordered pairs of atoms that a network computes, about: those between molecule and pocket are estimated."""
-        n = len(self.atoms)
-        inside = n * (n - 1)
-        if self.pocket is None:
-            return inside
-        e = self.pocket.edges.shape[1]
-        return inside + e + 2 * n * e // len(self.pocket.classes)
+        return count_edges(len(self.atoms), self.pocket)
+
+
+def count_edges(n_atoms: int, pocket: EncodedPocket | None = None) -> int:
+    """Ordered pairs of atoms that a network computes for a molecule; those between it and a pocket are estimated."""
+    pairs = n_atoms * (n_atoms - 1)
+    if pocket is None:
+        return pairs
+    inside = pocket.edges.shape[1]
+    return pairs + inside + 2 * n_atoms * inside // len(pocket.classes)
 
 
 def encode(

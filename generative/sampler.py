@@ -13,6 +13,7 @@ from ..datasets.errors import UserError
 from .diffusion import Diffusion
 from .eqgat import Prediction
 from .molecules import Layout, Molecules
+from .open_valences import OpenValences
 from .pocket import EncodedPocket, Pockets
 from .schedule import strided_times
 from .streams import Streams
@@ -74,18 +75,21 @@ class FixedPart:
     Args:
         known: the batch with the known values; those of free atoms do not matter.
         fixed: ``(N,)`` bool, the atoms that are given.
+        open_valences: bounds their bonds to the free atoms; None: whatever the network says.
     """
 
-    def __init__(self, known: Molecules, fixed: Tensor) -> None:
+    def __init__(self, known: Molecules, fixed: Tensor, open_valences: OpenValences | None = None) -> None:
         layout = known.layout
         source, target = layout.edge_index[:, layout.pairs]
-        self.known, self.fixed = known, fixed
+        self.known, self.fixed, self.open_valences = known, fixed, open_valences
         self.fixed_pairs = fixed[source] & fixed[target]
         self.bonds = known.bonds[layout.pairs]
         self.counts = torch.zeros_like(layout.n_atoms).index_add(0, layout.batch, fixed.long())
 
     def __call__(self, prediction: Prediction, noisy: Molecules, t: int) -> Prediction:
         layout = self.known.layout
+        if self.open_valences is not None:
+            prediction = self.open_valences(prediction, noisy, t)
         atoms = tuple(
             _given(logits, self.known.atoms[:, k], self.fixed) for k, logits in enumerate(prediction.atoms)
         )

@@ -53,8 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--atoms", metavar="18|12-24", help="atoms of each molecule (default: as in the training data)"
     )
-    parser.add_argument("--fix", metavar="CORE.sdf", help="a part that every molecule contains unchanged")
-    parser.add_argument("--add-atoms", metavar="8|4-10", help="with --fix, atoms to add")
+    parser.add_argument(
+        "--fix",
+        metavar="CORE.sdf",
+        help="a part that every molecule contains unchanged; it grows where it lacks hydrogens, a complete molecule at "
+        "the place of any",
+    )
+    parser.add_argument(
+        "--add-atoms",
+        metavar="8|4-10",
+        help="with --fix, atoms to add, hydrogens included where the model has them",
+    )
     parser.add_argument(
         "--resample", type=int, default=1, metavar="R", help="with --fix, rounds per step (default 1)"
     )
@@ -238,14 +247,11 @@ def _range(option: str, text: str | None) -> int | tuple[int, int] | None:
 
 
 def _core(path: str, model: EqgatDiff) -> Structure:
-    """The first molecule of a file in the form in which the model knows molecules."""
+    """The first molecule of a file as the part to keep."""
     from ..datasets.read import read
-    from ..generative.data import MoleculeOptions, prepared
+    from ..generative.data import fixed_part
 
-    implicit, aromatic = model.vocabulary.implicit_hydrogens, 4 in model.vocabulary.bonds.values
-    extra = [name for name in model.vocabulary.atoms if name not in ("element", "charge")]
-    options = MoleculeOptions(hydrogens="remove" if implicit else "keep", aromatic=aromatic, extra=extra)
-    return prepared(read(path, index=0)[0], options)
+    return fixed_part(read(path, index=0)[0], model.vocabulary)
 
 
 def _core_kept(args: argparse.Namespace, model: EqgatDiff, batch: Batch) -> dict[str, Any]:
