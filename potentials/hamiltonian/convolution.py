@@ -72,13 +72,21 @@ class Convolution(nn.Module):
         lmax: largest degree L.
         n_radial: number of radial functions.
         hidden: width of the weight networks.
+        radial_size: size that first weights make up for, see `Weigher`.
         sparsity: fraction of edges that a gate leaves out; None: no gate.
 
     Source: QHNet (arXiv 2306.04922), node-wise interaction, sheet 4.4; SPHNet (arXiv 2502.01171), sheet 5.2.
     """
 
     def __init__(
-        self, channels: int, lmax: int, *, n_radial: int, hidden: int, sparsity: float | None = None
+        self,
+        channels: int,
+        lmax: int,
+        *,
+        n_radial: int,
+        hidden: int,
+        radial_size: float = 1.0,
+        sparsity: float | None = None,
     ):
         super().__init__()
         n = lmax + 1
@@ -87,7 +95,7 @@ class Convolution(nn.Module):
         self.choice = DensePaths(self.paths)
         self.scalars = Linear(n, channels, channels)
         self.gate, self.inner = Gate(n, channels), Linear(n, channels, channels)
-        self.radial = Weigher(n_radial, hidden, len(self.paths), channels)
+        self.radial = Weigher(n_radial, hidden, len(self.paths), channels, size=radial_size)
         self.state = Weigher((n + 1) * channels, hidden, len(self.paths), channels)
         self.outer = Linear(n, channels, channels)
         self.pair_gate = None if sparsity is None else PairGate((n + 1) * channels, sparsity)
@@ -110,17 +118,26 @@ class FirstConvolution(nn.Module):
     """The first layer, from scalars alone: ``x_i = Linear(sum_j w_ij (u_j (x) Y_ij))``, invariants [u_i, u_j].
 
     Args:
-        channels, lmax, n_radial, hidden: as of `Convolution`.
+        channels, lmax, n_radial, hidden, radial_size: as of `Convolution`.
         idle: also make the tensors that the released code makes and never uses.
 
     Source: QHNet (arXiv 2306.04922), sheet 4.4.
     """
 
-    def __init__(self, channels: int, lmax: int, *, n_radial: int, hidden: int, idle: bool = False):
+    def __init__(
+        self,
+        channels: int,
+        lmax: int,
+        *,
+        n_radial: int,
+        hidden: int,
+        radial_size: float = 1.0,
+        idle: bool = False,
+    ):
         super().__init__()
         self.lmax, self.paths = lmax, coupling_paths((0,), lmax, tuple(range(lmax + 1)), "o3")
         self.choice = DensePaths(self.paths)
-        self.radial = Weigher(n_radial, hidden, len(self.paths), channels)
+        self.radial = Weigher(n_radial, hidden, len(self.paths), channels, size=radial_size)
         self.state = Weigher(2 * channels, hidden, len(self.paths), channels)
         self.outer = Linear(lmax + 1, channels, channels)
         if idle:

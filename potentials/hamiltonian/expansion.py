@@ -2,7 +2,9 @@
 
 For shells of degree l1 and l2 and every L that couples to both, with channels w of the features x:
 
-    c_uvk = sum_w W_wuv x^L_kw (+ b_uv for L = 0),    B_(u i)(v j) = sum over L, k of w3j(l1, l2, L)_ijk c_uvk / W
+    c_uvk = sum_w W_wuv x^L_kw (+ b_uv for L = 0),    B_(u i)(v j) = s sum over L, k of w3j(l1, l2, L)_ijk c_uvk
+
+s = 1/W as published, or 1/sqrt(W), which keeps the size of the features.
 
 Source: QHNet (arXiv 2306.04922), expansion; sheet section 6.
 """
@@ -10,6 +12,7 @@ Source: QHNet (arXiv 2306.04922), expansion; sheet section 6.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 import torch
@@ -65,13 +68,15 @@ class Expansion(Float64Module):
         layout: orbitals.
         lmax: largest degree of the features.
         channels: channels W of the features.
+        published: s = 1/W.
 
     Attributes:
         n_weights, n_biases: numbers per block that the caller gives.
     """
 
-    def __init__(self, layout: OrbitalLayout, lmax: int, channels: int):
+    def __init__(self, layout: OrbitalLayout, lmax: int, channels: int, *, published: bool = False):
         super().__init__()
+        self.scale = 1 / channels if published else 1 / sqrt(channels)
         self.instructions = instructions(layout.irreps, lmax)
         self.size, self.channels = layout.size, channels
         self.n_weights = channels * sum(i.count for i in self.instructions)
@@ -81,7 +86,7 @@ class Expansion(Float64Module):
         places = []
         for l1, l2 in self.kinds:
             tables = [w3j(l1, l2, i.degree) for i in self.instructions if (i.l1, i.l2) == (l1, l2)]
-            matrix = np.concatenate([t.reshape(-1, t.shape[2]).T for t in tables]) / channels
+            matrix = np.concatenate([t.reshape(-1, t.shape[2]).T for t in tables]) * self.scale
             self.constant(f"table_{l1}_{l2}", torch.from_numpy(matrix))
             rows = layout.offsets[l1] + np.arange(layout.irreps[l1] * (2 * l1 + 1))
             columns = layout.offsets[l2] + np.arange(layout.irreps[l2] * (2 * l2 + 1))

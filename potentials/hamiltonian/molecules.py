@@ -87,7 +87,7 @@ class Molecules:
             UserError: no atoms, shapes that do not fit, positions that are not finite.
         """
         z = torch.as_tensor(numbers, dtype=torch.int64)
-        r = torch.as_tensor(positions).to(dtype)
+        r = torch.as_tensor(positions, dtype=dtype)
         n = z.shape[0] if z.ndim == 1 else 0
         if n == 0 or r.shape != (n, 3):
             raise UserError(

@@ -17,7 +17,7 @@ from ...kernels.conventions import coupling_paths
 from ...kernels.pairs import pair_product
 from .gates import Choice, DensePaths, PairGate, SparsePaths
 from .molecules import Molecules
-from .scalars import BiasedWeigher, Idle, Weigher
+from .scalars import RADIAL_SIZE, BiasedWeigher, Idle, Weigher
 from .steerable import Gate, Linear, inner_products, scaled
 
 PAIRS_AT_ONCE = 256
@@ -250,7 +250,7 @@ class PairInteraction(nn.Module):
         self.gate, self.inner = Gate(n, channels), Linear(n, channels, channels)
         self.product = Product(channels, lmax, parity=parity, sparsity=sparsity)
         paths = len(self.product.paths)
-        self.radial = Weigher(n_radial, hidden, paths, channels)
+        self.radial = Weigher(n_radial, hidden, paths, channels, size=RADIAL_SIZE)
         self.state = BiasedWeigher(width, hidden, paths, channels)
         self.pair_gate = None if gated is None else PairGate(width, gated)
         if idle:

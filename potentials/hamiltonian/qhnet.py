@@ -33,7 +33,7 @@ class QHNetConfig:
         n_radial: radial functions.
         edge_hidden, hidden: widths of the weight networks of convolutions and of pairs.
         parity: "so3" as published, or "o3": mirror images get mirror images of the matrix.
-        idle: also make tensors that the released code makes and never uses.
+        published: the scale of the released expansion, and the tensors that the released code makes and never uses.
     """
 
     channels: int = 128
@@ -46,7 +46,7 @@ class QHNetConfig:
     edge_hidden: int = 32
     hidden: int = 128
     parity: str = "so3"
-    idle: bool = False
+    published: bool = False
 
     def __post_init__(self) -> None:
         if self.parity not in ("so3", "o3"):
@@ -57,8 +57,8 @@ class QHNetConfig:
 
 PRESETS = {
     "small": QHNetConfig(channels=32, bottleneck=24, layers=3, hidden=64, parity="o3"),
-    "published": QHNetConfig(),
-    "reference": QHNetConfig(idle=True),
+    "standard": QHNetConfig(),
+    "reference": QHNetConfig(published=True),
 }
 
 
@@ -82,20 +82,20 @@ class QHNet(HamiltonianModel):
         self.embedding = nn.Embedding(10 if max(layout.elements) < 10 else max(layout.elements) + 1, c)
         self.radial = Bernstein(config.n_radial, config.cutoff)
         weights: dict[str, Any] = {"n_radial": config.n_radial, "hidden": config.edge_hidden}
-        self.first = FirstConvolution(c, lmax, idle=config.idle, **weights)
+        self.first = FirstConvolution(c, lmax, idle=config.published, **weights)
         self.convolutions = nn.ModuleList(Convolution(c, lmax, **weights) for _ in range(config.layers - 1))
-        shape: dict[str, Any] = {"parity": config.parity, "idle": config.idle}
+        shape: dict[str, Any] = {"parity": config.parity, "idle": config.published}
         self.selfs = nn.ModuleList(SelfInteraction(c, lmax, **shape) for _ in range(config.pair_layers))
         self.pairs = nn.ModuleList(
             PairInteraction(c, lmax, n_radial=config.n_radial, hidden=config.hidden, symmetric=False, **shape)
             for _ in range(config.pair_layers)
         )
         self.heads = nn.ModuleList(Head(c, config.bottleneck, lmax, parity=config.parity) for _ in range(2))
-        self.expansion = Expansion(layout, lmax, config.bottleneck)
+        self.expansion = Expansion(layout, lmax, config.bottleneck, published=config.published)
         numbers = self.expansion.n_weights, self.expansion.n_biases
         self.diagonal_networks = nn.ModuleList(mlp(c, config.hidden, n) for n in numbers)
         self.pair_networks = nn.ModuleList(mlp(2 * c, config.hidden, n) for n in numbers)
-        if config.idle:
+        if config.published:
             self.idle = Idle(*2 * [(n,) for n in numbers])
 
     @classmethod

@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from .gates import Choice
 
+RADIAL_SIZE = 0.1
+"""Root mean square of `Bernstein` functions at the distances of a molecule."""
+
 
 class Bernstein(nn.Module):
     """Exponential Bernstein polynomials with a smooth cutoff.
@@ -91,13 +94,14 @@ class Weigher(nn.Module):
     Args:
         inputs, hidden: widths.
         paths, channels: what is made.
+        size: usual size of the inputs, which first weights make up for; radial functions are small.
 
     Source: e3nn's fully connected networks, as in QHNet (arXiv 2306.04922), sheet 4.4.
     """
 
-    def __init__(self, inputs: int, hidden: int, paths: int, channels: int):
+    def __init__(self, inputs: int, hidden: int, paths: int, channels: int, *, size: float = 1.0):
         super().__init__()
-        self.first = nn.Parameter(torch.randn(inputs, hidden))
+        self.first = nn.Parameter(torch.randn(inputs, hidden) / size)
         self.last = nn.Parameter(torch.randn(paths, channels, hidden))
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ class Weigher(nn.Module):
 
 
 class BiasedWeigher(nn.Module):
-    """The same with biases, SiLU and torch's initialisation.
+    """The same with biases and SiLU; weights start near 1, so that those of the distance alone act at first.
 
     Source: QHNet (arXiv 2306.04922), pair layer, sheet 4.5.
     """
@@ -127,6 +131,7 @@ class BiasedWeigher(nn.Module):
         self.first = nn.Linear(inputs, hidden)
         self.last = nn.Linear(hidden, paths * channels)
         self.shape = (paths, channels)
+        nn.init.ones_(self.last.bias)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Hidden layer ``(E, hidden)``."""

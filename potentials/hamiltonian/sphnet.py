@@ -18,7 +18,7 @@ from .expansion import Expansion
 from .layout import Blocks, OrbitalLayout
 from .molecules import Molecules
 from .pair import Head, PairInteraction, Pairs, SelfInteraction
-from .scalars import Bernstein, mlp
+from .scalars import RADIAL_SIZE, Bernstein, mlp
 from .steerable import Norm
 from .vectorial import Vectorial
 
@@ -45,8 +45,8 @@ class SPHNetConfig:
         random_pairs: pairs follow the schedule, too; in the released code they are learned from the start.
         parity: "so3" as published, or "o3": mirror images get mirror images of the matrix.
         published: the released form: k-means groups, blocks of pairs evaluated in the given order of the atoms, no
-            envelope, vectors from zero, and the tensors that are never used. Its matrices depend on the order of the
-            atoms and jump.
+            envelope, vectors from zero, a smaller expansion, and the tensors that are never used. Its matrices
+            depend on the order of the atoms and jump.
     """
 
     channels: int = 128
@@ -118,7 +118,11 @@ class SPHNet(HamiltonianModel):
         )
         self.radial = Bernstein(config.n_radial, config.edge_cutoff)
         self.pair_radial = Bernstein(config.n_radial, config.pair_cutoff)
-        weights: dict[str, Any] = {"n_radial": config.n_radial, "hidden": config.edge_hidden}
+        weights: dict[str, Any] = {
+            "n_radial": config.n_radial,
+            "hidden": config.edge_hidden,
+            "radial_size": RADIAL_SIZE,
+        }
         self.first = FirstConvolution(c, lmax, idle=config.published, **weights)
         self.second = Convolution(c, lmax, sparsity=sparsity, **weights)
         self.norms = nn.ModuleList(Norm(lmax + 1, c) for _ in range(2))
@@ -127,7 +131,7 @@ class SPHNet(HamiltonianModel):
         shape |= {"n_radial": config.n_radial, "hidden": config.hidden, "symmetric": True}
         self.pairs = nn.ModuleList(PairInteraction(c, lmax, gated=k, **shape) for k in (None, sparsity))
         self.heads = nn.ModuleList(Head(c, config.bottleneck, lmax, parity=config.parity) for _ in range(2))
-        self.expansion = Expansion(layout, lmax, config.bottleneck)
+        self.expansion = Expansion(layout, lmax, config.bottleneck, published=config.published)
         numbers = self.expansion.n_weights, self.expansion.n_biases
         self.diagonal_networks = nn.ModuleList(mlp(c, config.hidden, n) for n in numbers)
         self.pair_networks = nn.ModuleList(mlp(c, config.hidden, n) for n in numbers)

@@ -44,6 +44,8 @@ class Linear(nn.Module):
 class Gate(nn.Module):
     """Norm gate: a network of the invariants makes new scalars and a factor for every channel of a higher degree.
 
+    Factors start near 1.
+
     Args:
         degrees: number of degrees, L + 1.
         channels: channels C.
@@ -55,6 +57,7 @@ class Gate(nn.Module):
         super().__init__()
         self.degrees, width = degrees, degrees * channels
         self.network = mlp(width, width, width)
+        nn.init.ones_(self.network[2].bias[channels:])
 
     def controls(self, x: Tensor) -> Tensor:
         """Outputs ``(N, L + 1, C)`` of the network: new scalars, then factors by degree."""

@@ -235,7 +235,7 @@ def expand(operator: Expansion, x: Tensor, given: Tensor, biases: Tensor) -> Ten
             coefficients += biases[:, first_bias : first_bias + i.count].unflatten(1, (i.n1, i.n2, 1))
             first_bias += i.count
         table = o3.wigner_3j(i.l1, i.l2, i.degree, dtype=x.dtype, device=x.device)
-        block = torch.einsum("ijk,puvk->puivj", table, coefficients) / w
+        block = torch.einsum("ijk,puvk->puivj", table, coefficients) * operator.scale
         rows = slice(offsets[i.l1], offsets[i.l1] + i.n1 * (2 * i.l1 + 1))
         columns = slice(offsets[i.l2], offsets[i.l2] + i.n2 * (2 * i.l2 + 1))
         out[:, rows, columns] += block.flatten(3, 4).flatten(1, 2)

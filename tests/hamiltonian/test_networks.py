@@ -16,9 +16,9 @@ TIGHT = 1e-12
 
 
 def largest(a, b):
-    """Largest difference of two sets of blocks."""
-    differences = (a.diagonal - b.diagonal).detach(), (a.lower - b.lower).detach()
-    return max(float(d.abs().max()) for d in differences)
+    """Largest difference of two sets of blocks, in units of the largest number where that exceeds 1."""
+    pairs = (a.diagonal.detach(), b.diagonal.detach()), (a.lower.detach(), b.lower.detach())
+    return max(float((x - y).abs().max()) / max(float(y.abs().max()), 1.0) for x, y in pairs)
 
 
 def turned(blocks, nets, rotation):
@@ -77,7 +77,7 @@ def test_order_of_atoms(nets, name, parity, step):
     sizes = [len(nets.LAYOUT.places[z]) for z in numbers]
     starts = torch.tensor([0, *sizes]).cumsum(0)
     index = torch.cat([torch.arange(starts[k], starts[k] + sizes[k]) for k in order.tolist()])
-    assert float((first[index][:, index] - second).abs().max()) < TIGHT
+    assert torch.allclose(first[index][:, index], second, rtol=TIGHT, atol=TIGHT * float(first.detach().abs().max()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,7 +91,8 @@ def test_symmetric_molecule_keeps_its_symmetry(nets, name, step):
         torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)), water.numbers
     )
     swap = torch.cat([torch.arange(14), torch.arange(19, 24), torch.arange(14, 19)])
-    assert torch.allclose((mirror @ matrix @ mirror.T)[swap][:, swap], matrix, atol=TIGHT)
+    found = (mirror @ matrix @ mirror.T)[swap][:, swap]
+    assert torch.allclose(found, matrix, rtol=TIGHT, atol=TIGHT * float(matrix.detach().abs().max()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,16 +135,19 @@ def test_gradients_reach_every_weight(nets, name):
 def test_changes_smoothly(nets, name):
     """Along a path through every cutoff and changes of the farthest atom, smaller steps make smaller changes."""
     model = nets.network(name, **({"sparsity": 0.0} if name == "sphnet" else {}))
-    assert steepest(model, nets, 600) < 0.3 * steepest(model, nets, 150)
+    assert steepest(model, nets, 400) < 0.35 * steepest(model, nets, 100)
 
 
-def test_published_form_jumps_and_sees_the_order_of_atoms(nets):
-    """What the default departs from; were it not so, the tests above could not fail."""
-    model = nets.network("sphnet", sparsity=0.0, published=True)
-    assert steepest(model, nets, 600) > 0.4 * steepest(model, nets, 150)
+@pytest.mark.parametrize("published", [False, True])
+def test_published_form_jumps_and_sees_the_order_of_atoms(nets, published):
+    """What the default departs from; were it not so, the tests of both could not fail."""
+    model = nets.network("sphnet", sparsity=0.0, published=published)
+    ends = [Molecules.of([6, 8], [[0, 0, 0], [0, 0, 5 + e]], dtype=torch.float64) for e in (-1e-8, 1e-8)]
+    jump = largest(*(model(m) for m in ends))  # two atoms at the cutoff of the first part
     m = nets.molecule([6, 1, 7, 1, 6, 8, 1, 6])
     flipped = Molecules.of(m.numbers.flip(0), m.positions.flip(0), dtype=torch.float64)
-    assert float((model(m).diagonal - model(flipped).diagonal.flip(0)).abs().max()) > 1e-6
+    change = float((model(m).diagonal - model(flipped).diagonal.flip(0)).detach().abs().max())
+    assert (jump > 1e-5, change > 1e-5) == (published, published)
 
 
 def steepest(model, nets, steps):

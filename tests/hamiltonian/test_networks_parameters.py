@@ -30,7 +30,7 @@ def sphnet(request):
 
 def test_qhnet(qhnet):
     assert count(qhnet) == 20_415_673 and idle(qhnet) == 250_396
-    assert count(build("qhnet", {"preset": "published"}, BASES["svp"])) == 20_165_277
+    assert count(build("qhnet", {"preset": "standard"}, BASES["svp"])) == 20_165_277
 
 
 def test_qhnet_rows(qhnet):

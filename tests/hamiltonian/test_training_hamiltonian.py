@@ -153,18 +153,30 @@ def test_processes_share_every_batch(labels):
     assert all(p.grad is None or not p.grad.any() for p in network.parameters())
 
 
-def test_training_learns_resumes_exactly_and_is_loaded_by_anyone(labels, tmp_path):
-    whole = train(config(tmp_path / "whole", labels))
-    first = train(config(tmp_path / "parts", labels, training={"max_time": 1e-9}))
-    assert first["metrics"]["step"] < 6
-    rest = train(config(tmp_path / "parts", labels), resume=True)
+def test_killed_training_resumes_exactly_with_its_gates(nets, labels, tmp_path, monkeypatch):
+    sections = {"model": {"architecture": "sphnet", "config": nets.CONFIGS["sphnet"] | {"epoch": 1}}}
+    whole = train(config(tmp_path / "whole", labels, **sections))
+    real = HamiltonianTask.losses
+
+    def killed(self, batch, *, training):
+        if training and self.steps == 4:  # the paths are fixed since step 3
+            raise MemoryError
+        return real(self, batch, training=training)
+
+    monkeypatch.setattr(HamiltonianTask, "losses", killed)
+    with pytest.raises(MemoryError):
+        train(config(tmp_path / "parts", labels, **sections))
+    monkeypatch.setattr(HamiltonianTask, "losses", real)
+    rest = train(config(tmp_path / "parts", labels, **sections), resume=True)
     assert rest["metrics"]["step"] == whole["metrics"]["step"] == 6
-    model = tesseral.load(tmp_path / "whole/model.safetensors")
-    assert model.architecture == "qhnet" and model.layout == SVP and model.card["level"] == PBE.header()
+    assert rest["metrics"]["val_h_mae"] == whole["metrics"]["val_h_mae"]
+    model, other = (tesseral.load(tmp_path / n / "model.safetensors") for n in ("whole", "parts"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    assert model.architecture == "sphnet" and model.layout == SVP and model.card["level"] == PBE.header()
     assert model.card["provenance"]["data"]["files"] == [{"name": "H.h5", "labels": 12}]
     assert model.card["steps"] == 6
-    with open(tmp_path / "whole/metrics.csv") as file:
-        rows = file.read().splitlines()
+    rows = (tmp_path / "whole/metrics.csv").read_text().splitlines()
     assert len(rows) == 3 and "val_h_mae" in rows[0]
 
 
