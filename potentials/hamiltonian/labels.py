@@ -248,9 +248,13 @@ def run_scf(mf: pyscf.dft.rks.RKS, density: np.ndarray | None = None) -> int:
 def complete(known: Label, level: Level) -> Label:
     """A foreign label with the overlap and the guess added, which cost one Fock build instead of an SCF.
 
+    A label that is complete already stays as it is.
+
     Raises:
         LabelError: the matrix does not have this basis' orbitals, or is not a Fock matrix of this level.
     """
+    if all(part is not None for part in (known.hamiltonian, known.guess, known.overlap)):
+        return known
     start = time.perf_counter()
     check_molecule(Structure(known.numbers, known.positions), known.name)
     mf = mean_field(molecule(known.numbers, known.positions, level.basis), level)
