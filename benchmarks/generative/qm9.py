@@ -3,7 +3,8 @@
     python benchmarks/generative/qm9.py DATA/qm9 OUT [--processes 4] [--limit 2000]
 
 writes OUT/qm9.h5 (all hydrogens) and OUT/qm9-noh.h5 (heavy atoms alone), each with a part kept aside as
-OUT/…-kept.h5 (to look for memorisation), and OUT/card.json: counts, what was left out and why. Deterministic.
+OUT/…-kept.h5 (to look for memorisation), their SMILES in train.smi and kept.smi, and card.json: counts, what was left
+out and why. Deterministic.
 Molecules whose HOMO-LUMO gap is known (about a fifth) carry it as the property `gap` (B3LYP, eV), for data.condition.
 """
 
@@ -11,7 +12,6 @@ import argparse
 import csv
 import gzip
 import json
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,12 +20,10 @@ import h5py
 import numpy as np
 
 from tesseral.datasets.errors import DataError
-from tesseral.datasets.store_writer import StoreWriter
 from tesseral.datasets.structure import Structure
 from tesseral.generative.data import MoleculeOptions, prepared, with_bonds_of
+from tesseral.generative.sets import Found, write_sets
 
-KEPT = 0.05  # share kept aside
-SEED = 20240613
 FORMS = {"qm9": MoleculeOptions(), "qm9-noh": MoleculeOptions(hydrogens="remove")}
 SOURCE = "QM9 (Sci. Data 2014, 1, 140022), B3LYP/6-31G(2df,p) geometries, no fluorine; bonds of its SMILES, Kekulé form"
 
@@ -45,7 +43,7 @@ def jobs(folder: Path, limit: int | None) -> Iterator[Job]:
             yield gdb, numbers[part], positions[part], smiles[gdb], float(gaps[k])
 
 
-def molecules(job: Job) -> tuple[int, dict[str, Structure] | str]:
+def molecules(job: Job) -> Found:
     """The molecule in each form, or the kind of reason for which it is left out."""
     gdb, numbers, positions, smiles, gap = job
     try:
@@ -70,33 +68,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--limit", type=int, help="the first molecules only")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
-    provenance = {"source": SOURCE}
-    names = [f"{form}{part}" for form in FORMS for part in ("", "-kept")]
-    writers = {name: StoreWriter(args.out / f"{name}.h5", provenance=provenance) for name in names}
     with ProcessPoolExecutor(args.processes) as pool:
-        for gdb, found in pool.map(molecules, jobs(args.data, args.limit), chunksize=200):
-            if isinstance(found, str):
-                left_out[found] += 1
-                continue
-            kept = np.random.default_rng((SEED, gdb)).random() < KEPT  # the same molecules whatever the limit
-            for form, structure in found.items():
-                writers[f"{form}{'-kept' if kept else ''}"].append(structure)
-            counts["kept" if kept else "train"] += 1
-            counts["with formal charges"] += bool(structure.arrays.get("formal_charges", np.zeros(1)).any())
-    for writer in writers.values():
-        writer.close()
-    card = {
-        **provenance,
-        "counts": dict(counts),
-        "left_out": dict(left_out),
-        "kept_share": KEPT,
-        "seed": SEED,
-    }
-    (args.out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    print(json.dumps(card, indent=1))
+        found = pool.map(molecules, jobs(args.data, args.limit), chunksize=200)
+        card = write_sets(found, args.out, tuple(FORMS), {"source": SOURCE})
+    print(json.dumps(card, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":
