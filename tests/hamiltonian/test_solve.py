@@ -9,7 +9,9 @@ from tesseral.potentials.hamiltonian.solve import frontier, orbital_errors, solv
 
 pytest.importorskip("pyscf", reason="the extra `hamiltonian` (PySCF) is not installed")
 
+from tesseral.datasets.units import HARTREE
 from tesseral.potentials.hamiltonian.labels import label, level_of_theory
+from tesseral.potentials.hamiltonian.layout import layout
 from tesseral.potentials.hamiltonian.scf import (
     converge,
     density_of_states,
@@ -99,3 +101,35 @@ def test_density_of_states_and_names_of_orbitals(prediction, tmp_path):
     volume = np.prod([float(line.split()[1 + k]) for k, line in enumerate(lines[3:6])])
     assert len(values) == np.prod(shape)
     assert np.square(values).sum() * volume == pytest.approx(1, abs=0.05)  # a normalised orbital
+
+
+class Exact:
+    """Stands for a network: the converged matrix of a geometry, with an error."""
+
+    def __init__(self, error=0.0):
+        self.error, self.card, self.target, self.layout = error, {"level": PBE.header()}, "full", layout("def2-svp")
+
+    def matrix(self, structure):
+        made = label(structure, PBE).hamiltonian
+        noise = np.random.default_rng(0).normal(size=made.shape) * self.error
+        return made + noise + noise.T
+
+
+@pytest.mark.parametrize("scf", [False, True])
+def test_calculator_energies_and_forces(scf, monkeypatch):
+    from ase import Atoms
+
+    from tesseral.potentials.hamiltonian import calculator
+
+    network = Exact(error=1e-4)
+    monkeypatch.setattr(calculator, "HamiltonianModel", Exact)
+    monkeypatch.setattr(
+        calculator, "predict_all", lambda m, s: (from_matrix(x, PBE, m.matrix(x)) for x in s)
+    )
+    atoms = Atoms("OHH", WATER.positions, calculator=calculator.DensityCalculator(network, scf=scf))
+    want = label(WATER, PBE, forces=True)
+    error = atoms.get_potential_energy() - want.energy * HARTREE
+    assert 0 <= error + 1e-7 and error < (1e-7 if scf else 1e-3)
+    assert np.abs(atoms.get_forces() - want.forces).max() < (1e-4 if scf else 5e-3)
+    assert atoms.get_charges().sum() == pytest.approx(0, abs=1e-8) and atoms.get_dipole_moment()[2] < -0.3
+    assert not scf or 0 < atoms.calc.cycles < 6
