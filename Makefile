@@ -54,7 +54,7 @@ $(VENV)/.installed: $(VENV)/.torch setup.py
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev,evaluation]'
+	$(PIP) -e '.[dev,evaluation,hamiltonian]'
 	touch $@
 
 clean:
