@@ -227,3 +227,25 @@ def test_a_generator_is_trained_by_the_same_command(tmp_path, capsys):
     assert load(tmp_path / "run" / "model.safetensors").vocabulary.implicit_hydrogens
     assert main([*command, "data.bach_size=3", "--force"]) == 2
     assert "batch_size" in capsys.readouterr().err
+
+
+def test_a_set_with_an_unusual_element_is_learned_and_drawn_as_the_example_says(repo_root, tmp_path, monkeypatch):
+    """examples/silanes.py and its configuration, on few molecules and for two epochs."""
+    import runpy
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["silanes.py", "silanes.sdf", "60"])
+    runpy.run_path(str(repo_root / "examples" / "silanes.py"), run_name="__main__")
+    assert len(list(Chem.SDMolSupplier("silanes.sdf"))) == 60
+    options = ["training.epochs=2", "model.config.network.layers=2", "training.threads=1"]
+    assert main(["train", str(repo_root / "examples" / "train_silanes.yaml"), *options]) == 0
+    vocabulary = load("runs/silanes/best.safetensors").vocabulary
+    assert 14 in vocabulary.atoms["element"].values and vocabulary.implicit_hydrogens
+    command = ["generate", "runs/silanes/best.safetensors", "-n", "40", "-o", "new.sdf", "--json", "m.json"]
+    assert main([*command, "--reference", "silanes.sdf", "--atoms", "2-4", "--steps", "10"]) == 0
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert {"learned", "corrected"} <= set(report["stability"])
+    assert report["wasserstein"]["bond"]["value"] < 5
+    drawn = [s for name in ("new.sdf", "new.failed.sdf") if (tmp_path / name).exists() for s in read(name)]
+    assert len(drawn) == 40
+    assert any((s.numbers == 14).any() for s in drawn)
