@@ -62,7 +62,8 @@ class DensityCalculator(AseCalculator):
         """Compute; ASE calls it."""
         super().calculate(atoms, properties, system_changes)
         self.results = {}
-        prediction = next(predict_all(self.model, [Structure.from_ase(self.atoms)]))
+        current: Any = self.atoms
+        prediction = next(predict_all(self.model, [Structure.from_ase(current)]))
         mf, density = prediction.mean_field, prediction.density
         if self.scf:
             mf.conv_tol, mf.conv_tol_grad = self.conv_tol, None
