@@ -141,6 +141,8 @@ def _reports(
             "cpu_seconds": cpu,
             "molecules_per_second": plan.n / wall,
         }
+        if model.device.type == "cpu":
+            report["sampling"]["molecules_per_cpu_second"] = plan.n / cpu
         batch = Batch(structures, verdicts, implicit)
         if plan.posebusters:
             report["posebusters"] = plausible(batch, plan.processes)
