@@ -24,6 +24,7 @@ NAMES = ("reference", "numba", "triton", "cupy")
 # coefficients on register arrays: CUDA C can write them, Triton cannot.
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "degree_linear": ("numba",),
+    "degree_products": ("numba",),
     "field_products": ("numba",),
     "gaunt_product": ("numba", "cupy"),
     "grid_mlp": ("triton",),

@@ -104,8 +104,9 @@ class Convolution(nn.Module):
         """Features ``(N, (L+1)^2, C)`` after the layer."""
         s = self.scalars(x)
         target, source = near.edges.plan.target, near.edges.plan.source
-        ends = s.index_select(0, target), s.index_select(0, source)
-        invariants = torch.cat([ends[0][:, 0], ends[1][:, 0], inner_products(*ends).flatten(1)], dim=1)
+        products = inner_products(*(s.index_select(0, k) for k in (target, source)))
+        scalars = (s[:, 0].index_select(0, k) for k in (target, source))
+        invariants = torch.cat([*scalars, products.flatten(1)], dim=1)
         if self.pair_gate is not None:
             kept, factors = self.pair_gate(invariants, near.molecule, near.n_molecules)
             invariants, near = invariants[kept] * factors, near.select(kept)

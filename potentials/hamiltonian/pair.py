@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.conventions import coupling_paths
+from ...kernels.degrees import degree_gate
 from ...kernels.pairs import pair_product
 from .gates import Choice, DensePaths, PairGate, SparsePaths
 from .molecules import Molecules
 from .scalars import RADIAL_SIZE, BiasedWeigher, Idle, Weigher
-from .steerable import Gate, Linear, inner_products, scaled
+from .steerable import Gate, Linear, inner_products
 
 PAIRS_AT_ONCE = 256
 """Pairs that are held at once where no gradients are needed."""
@@ -148,10 +149,9 @@ class Product(nn.Module):
         made = self._products(x, y, weights, choice)
         first = made[0] if rest is None else made[0] + rest
         controls = self.gate.controls(first)
-        out = [self.outer(torch.cat([controls[:, :1], scaled(first, controls)], dim=1))]
+        out = [self.outer(degree_gate(first, controls))]
         if self.parity == "o3":
-            opposite = torch.cat([made[1][:, :1], scaled(made[1], controls)], dim=1)
-            out.append(self.opposite(opposite))
+            out.append(self.opposite(degree_gate(made[1], torch.cat([0 * controls[:, :1], controls[:, 1:]], dim=1))))
         return out
 
     def _products(self, x: Tensor, y: Tensor, weights: Tensor, choice: Choice) -> list[Tensor]:
@@ -271,7 +271,8 @@ class PairInteraction(nn.Module):
         if not self.symmetric:
             first, second = (s[:, 0].index_select(0, k) for k in (pairs.rows, pairs.columns))
             return Prepared(*known, torch.cat([first, second, products.index_select(0, pairs.pair)], dim=1))
-        invariants = torch.cat([0.5 * (ends[0][:, 0] + ends[1][:, 0]), products], dim=1)
+        scalars = [s[:, 0].index_select(0, k) for k in pairs.ends]
+        invariants = torch.cat([0.5 * (scalars[0] + scalars[1]), products], dim=1)
         if self.pair_gate is None:
             return Prepared(*known, invariants)
         kept, factors = self.pair_gate(invariants, pairs.molecule, pairs.n_molecules)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import isqrt, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
+from ...kernels.degrees import degree_dot, degree_gate, degree_squares
 from ...kernels.irreps import irreps_norm
 from ...kernels.linear import degree_linear
 from .scalars import mlp
@@ -65,13 +66,7 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gated features of the same shape."""
-        controls = self.controls(x)
-        return torch.cat([controls[:, :1], scaled(x, controls)], dim=1)
-
-
-def scaled(x: Tensor, controls: Tensor) -> Tensor:
-    """Features of degree 1 and more times the factors of their degrees: ``(N, (L+1)^2 - 1, C)``."""
-    return x[:, 1:] * controls[:, _degree_of(isqrt(x.shape[1]) - 1)]
+        return degree_gate(x, self.controls(x))
 
 
 def invariants(x: Tensor) -> Tensor:
@@ -79,15 +74,8 @@ def invariants(x: Tensor) -> Tensor:
 
     ``sqrt(|x|^2 + eps) - sqrt(eps)``: zero for zero features, with finite derivatives there.
     """
-    degrees = isqrt(x.shape[1])
-    squares = x[:, 1:].square()
-    sums = torch.stack([s.sum(1) for s in squares.split([2 * l + 1 for l in range(1, degrees)], dim=1)], dim=1)
-    return torch.cat([x[:, :1], (sums + EPS).sqrt() - sqrt(EPS)], dim=1)
-
-
-def _degree_of(lmax: int) -> list[int]:
-    """Degree of every component from degree 1 on."""
-    return [l for l in range(1, lmax + 1) for _ in range(2 * l + 1)]
+    squares = degree_squares(x)
+    return torch.cat([squares[:, :1], (squares[:, 1:] + EPS).sqrt() - sqrt(EPS)], dim=1)
 
 
 class Norm(nn.Module):
@@ -113,6 +101,6 @@ class Norm(nn.Module):
 
 def inner_products(x: Tensor, y: Tensor) -> Tensor:
     """Mean over components of the products of degrees 1..L, channel by channel: ``(E, L, C)``."""
-    degrees = isqrt(x.shape[1])
-    products = (x[:, 1:] * y[:, 1:]).split([2 * l + 1 for l in range(1, degrees)], dim=1)
-    return torch.stack([p.mean(1) for p in products], dim=1)
+    sums = degree_dot(x, y)[:, 1:]
+    components = torch.arange(3, 2 * sums.shape[1] + 2, 2, device=x.device, dtype=x.dtype)
+    return sums / components.unsqueeze(1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from tesseral.kernels.backends import DEVICES, DTYPES, OPERATIONS, backends, use_backend
 from tesseral.kernels.conventions import coupling_paths, w3j
 from tesseral.kernels.coupling import Coupling
+from tesseral.kernels.degrees import degree_dot, degree_gate, degree_squares
 from tesseral.kernels.fields import field_products
 from tesseral.kernels.gaunt import (
     gaunt_power,
@@ -111,6 +112,24 @@ ENTRIES = {
         lambda x, w: torch.cat(
             [x[:, :3] @ w[:6].view(3, 2), (x[:, 3:].view(-1, 3, 2) @ w[6:].view(2, 4)).flatten(1)], dim=1
         ),
+    ),
+    "degree_dot": Entry(
+        degree_dot,
+        ((5, 9, 6), (5, 9, 6)),
+        "degree_products",
+        lambda x, y: torch.stack([(x * y)[:, a:b].sum(1) for a, b in ((0, 1), (1, 4), (4, 9))], dim=1),
+    ),
+    "degree_squares": Entry(
+        degree_squares,
+        ((5, 4, 6),),
+        "degree_products",
+        lambda x: torch.stack([x[:, 0], x[:, 1:].square().sum(1)], dim=1),
+    ),
+    "degree_gate": Entry(
+        degree_gate,
+        ((5, 9, 6), (5, 3, 6)),
+        "degree_products",
+        lambda x, f: torch.cat([f[:, :1], x[:, 1:4] * f[:, 1:2], x[:, 4:] * f[:, 2:]], dim=1),
     ),
     "spherical_harmonics": Entry(lambda v: spherical_harmonics(v, 4), ((7, 3),), "spherical_harmonics"),
     "message": Entry(
