@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe shows here, not at interpreter exit
         return code
     except KeyboardInterrupt:
-        print("tesseral: interrupted; finished work is on disk, --resume continues it", file=sys.stderr)
+        hint = "the same command continues it" if words[:1] == ["generate"] else "--resume continues it"
+        print(f"tesseral: interrupted; finished work is on disk, {hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left early, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -102,6 +102,7 @@ def test_interrupted_work_is_taken_up(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(EqgatDiff, "sample", interrupted)
     command = ["generate", model, "-n", "10", "--atoms", "1-3", "-o", str(tmp_path / "x.extxyz")]
     assert main(command) == 130
+    assert "the same command continues it" in capsys.readouterr().err
     assert not (tmp_path / "x.extxyz").exists()
     assert main(command) == 0
     assert calls == [0, 4, 8, 8]
