@@ -15,7 +15,7 @@ from .layout import Blocks, OrbitalLayout
 from .molecules import Molecules
 from .pair import PAIRS_AT_ONCE, PairInteraction, Pairs
 
-TARGETS = ("delta", "full")
+TARGETS = ("delta", "full", "orthogonal")
 
 
 class HamiltonianModel(nn.Module):
@@ -24,7 +24,8 @@ class HamiltonianModel(nn.Module):
     Args:
         config: hyper-parameters, an instance of `Config`.
         layout: orbitals of the elements that the model knows.
-        target: "delta": the network makes the difference to the Fock matrix of the minao guess; "full": the matrix.
+        target: "delta": the network makes the difference to the Fock matrix of the minao guess; "full": the matrix;
+            "orthogonal": S^(-1/2) times the difference times S^(-1/2), see `targets`.
 
     Attributes:
         architecture: name in configs and checkpoints.

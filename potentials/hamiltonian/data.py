@@ -19,7 +19,8 @@ from .layout import Blocks, OrbitalLayout
 from .level import Level
 from .molecules import Molecules, collate
 from .solve import n_occupied, solve
-from .store import MATRICES, Label, LabelFile, is_label_file
+from .store import Label, LabelFile, is_label_file
+from .targets import root, to_target
 
 CACHE_BYTES = 3 << 30
 
@@ -96,7 +97,7 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class Orbitals:
-    """Reference orbitals of a batch, for losses over orbitals instead of matrix elements.
+    """Reference orbitals of a batch in the basis of the target, for losses over orbitals instead of matrix elements.
 
     Attributes:
         coefficients: ``(G, A B, M)``, rows in the order of padded blocks of A atoms, columns occupied first.
@@ -149,7 +150,7 @@ class Samples(Sequence[Batch]):
         labels: opened label files.
         indices: which of them.
         layout: of the model.
-        target: "delta" or "full".
+        target: what is learned, see `targets`.
         orbitals: also solve for the reference orbitals.
         dtype: of positions and blocks.
     """
@@ -178,8 +179,11 @@ class Samples(Sequence[Batch]):
                 "compact label files lack the overlap that losses over orbitals need: complete them with "
                 "`tesseral data hamiltonian FILE -o FULL.h5`"
             )
-        if target == "full" and not labels.has_orbitals:
-            raise UserError("compact label files hold differences to the guess only, not the full matrix")
+        if target != "delta" and not labels.has_orbitals:
+            raise UserError(
+                f"compact label files hold differences to the guess only, too little for target {target!r}: complete "
+                "them with `tesseral data hamiltonian FILE -o FULL.h5`"
+            )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -193,13 +197,11 @@ class Samples(Sequence[Batch]):
         return found
 
     def _read(self, k: int) -> Batch:
-        full = self.orbitals or self.target == "full"
+        full = self.orbitals or self.target != "delta"
         label = self.labels.labels[k] if full else self.labels.delta(k)
-        matrix = label.delta if self.target == "delta" else label.hamiltonian
         numbers = torch.from_numpy(label.numbers)
-        if matrix is None:
-            raise UserError(f"label {label.name} has no {' and no '.join(MATRICES[:2])}")
-        targets = self.layout.to_blocks(torch.from_numpy(matrix), numbers).to(dtype=self.dtype)
+        matrix = torch.from_numpy(to_target(label, self.target))
+        targets = self.layout.to_blocks(matrix, numbers).to(dtype=self.dtype)
         molecules = Molecules.of(numbers, label.positions, dtype=self.dtype, targets=targets)
         return Batch(molecules, self._orbitals(label, numbers) if self.orbitals else None)
 
@@ -207,8 +209,11 @@ class Samples(Sequence[Batch]):
         assert label.hamiltonian is not None and label.overlap is not None
         solution = solve(label.hamiltonian, label.overlap)
         n = len(solution.energies)
+        coefficients = solution.coefficients
+        if self.target == "orthogonal":
+            coefficients = root(label.overlap, 0.5) @ coefficients
         rows = torch.zeros(1, len(numbers) * self.layout.size, n, dtype=self.dtype)
-        rows[0, self.layout.orbital_index(numbers)] = torch.from_numpy(solution.coefficients).to(self.dtype)
+        rows[0, self.layout.orbital_index(numbers)] = torch.from_numpy(coefficients).to(self.dtype)
         return Orbitals(
             rows,
             torch.from_numpy(solution.energies)[None].to(self.dtype),

@@ -16,6 +16,7 @@ from .level import Level
 from .molecules import Molecules, collate
 from .solve import orbital_errors
 from .store import Label
+from .targets import from_target
 
 MICRO = 1e6
 MILLI = 1e3
@@ -46,15 +47,11 @@ def predicted_matrix(model: HamiltonianModel, label: Label) -> np.ndarray:
     """Hamiltonian ``(n, n)`` Eh in PySCF's order that the network gives for a label's geometry.
 
     Raises:
-        UserError: the model learned the difference to a guess that the label does not hold.
+        UserError: the label does not hold the guess, or the overlap, that the model's target needs.
     """
     blocks = predict_blocks(model, [(label.numbers, label.positions)])[0]
     matrix = model.layout.to_matrix(blocks, torch.from_numpy(label.numbers)).numpy()
-    if model.target == "full":
-        return matrix
-    if label.guess is None:
-        raise UserError(f"label {label.name} holds no guess")
-    return matrix + label.guess
+    return from_target(matrix, model.target, label.guess, label.overlap)
 
 
 def evaluate(

@@ -31,7 +31,11 @@ class HamiltonianNetwork:
     config: dict[str, Any] = option(
         {}, "hyper-parameters: {preset: small}, and what differs from the preset: {channels: 64, sparsity: 0.5}"
     )
-    target: Literal["delta", "full"] = option("delta", "learn the difference to the guess, or the whole matrix")
+    target: Literal["delta", "full", "orthogonal"] = option(
+        "delta",
+        "learn the difference to the guess (published), the whole matrix, or the difference in orthogonalised "
+        "orbitals, whose errors no small overlap amplifies: the choice for SCF starts",
+    )
     init: str | None = option(None, "start weights: a checkpoint file or shipped model; null: fresh weights")
     twin: bool = option(False, "sphnet: train its dense twin, too, with equal data and steps: RUN/dense, RUN/sparse")
 

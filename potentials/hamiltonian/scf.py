@@ -31,6 +31,7 @@ from .solve import (
     mulliken_charges,
     solve,
 )
+from .targets import from_target
 
 if TYPE_CHECKING:
     import pyscf.dft.rks
@@ -102,7 +103,7 @@ def _prediction(model: HamiltonianModel, structure: Structure, level: Level, blo
     mf = mean_field(mol, level)
     guess = guess_fock(mf)
     matrix = model.layout.to_matrix(blocks, torch.from_numpy(structure.numbers)).numpy()
-    hamiltonian = matrix + guess if model.target == "delta" else matrix
+    hamiltonian = from_target(matrix, model.target, guess, symmetric(mf.get_ovlp()))
     return from_matrix(structure, level, hamiltonian, guess=guess, mf=mf)
 
 

@@ -84,7 +84,7 @@ class HamiltonianTask(Task):
         predicted = self.model(molecules)
         if molecules.targets is None:  # no share of this step: zeros that depend on the weights
             zero = 0.0 * (predicted.diagonal.sum() + predicted.lower.sum())
-            return Losses(zero.expand(4), zero.detach().expand(4), zero.detach().double().expand(6))
+            return Losses(zero.expand(4), zero.detach().expand(4), zero.detach().double().expand(7))
         masks = self.model.layout.masks(molecules.numbers, molecules.pairs)
         targets = molecules.targets
         error = Blocks(
@@ -100,19 +100,23 @@ class HamiltonianTask(Task):
         return Losses(
             torch.stack([absolute, square, aligned, density]),
             torch.stack([entries, entries, molecules_count, molecules_count]).detach(),
-            error_sums(error, masks, molecules),
+            torch.cat([error_sums(error, masks, molecules), density.detach().double()[None]]),
         )
 
     def weights(self, progress: float) -> list[float]:
         return self.loss.weights
 
     def report(self, sums: Tensor) -> dict[str, float]:
-        return error_report(sums)
+        report = error_report(sums)
+        if self.loss.density > 0:
+            report["density_error"] = float(sums[6] / sums[1].clamp(min=1))
+        return report
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         return (
             f"H MAE {metrics['h_mae']:.4g} µEh (atoms {metrics['h_diagonal_mae']:.4g}, "
             f"pairs {metrics['h_pairs_mae']:.4g})"
+            + (f" density {metrics['density_error']:.3g}" if "density_error" in metrics else "")
         )
 
     def export(self, path: str | Path, metrics: Mapping[str, float]) -> None:
@@ -158,8 +162,8 @@ def error_sums(error: Blocks, masks: tuple[Tensor, Tensor], molecules: Molecules
 
 
 def error_report(sums: Tensor) -> dict[str, float]:
-    """µEh: `h_mae` over whole matrices, averaged over molecules; `h_diagonal_mae`, `h_pairs_mae` over elements."""
-    per_molecule, n, own, n_own, lower, n_lower = sums.tolist()
+    """µEh, of the target: `h_mae` over whole matrices, averaged over molecules; the others over elements."""
+    per_molecule, n, own, n_own, lower, n_lower = sums[:6].tolist()
     return {
         "h_mae": MICRO * per_molecule / max(n, 1),
         "h_diagonal_mae": MICRO * own / max(n_own, 1),

@@ -17,6 +17,7 @@ from tesseral.potentials.hamiltonian.layout import Blocks, layout
 from tesseral.potentials.hamiltonian.level import RESOLVED, Level
 from tesseral.potentials.hamiltonian.solve import solve
 from tesseral.potentials.hamiltonian.store import Label, write_labels
+from tesseral.potentials.hamiltonian.targets import from_target, to_target
 from tesseral.potentials.hamiltonian.task import HamiltonianTask, LossOptions
 from tesseral.scripts.main import main
 from tesseral.training.config import from_dict
@@ -135,8 +136,33 @@ def test_loss_terms_and_reported_errors_are_those_of_the_matrices(labels):
         density.append(np.sqrt(np.square(w[:occupied, occupied:] / np.maximum(gaps, 1e-3)).sum() / occupied))
     assert terms[2:] == pytest.approx([np.mean(aligned), np.mean(density)], rel=1e-6)
     report = task.report(found.sums)
+    assert report["density_error"] == pytest.approx(np.mean(density), rel=1e-6)
     assert report["h_mae"] == pytest.approx(1e6 * np.mean([np.abs(e).mean() for e in errors]))
     assert report["h_pairs_mae"] == pytest.approx(1e6 * np.abs(np.concatenate(lower)).mean())
+
+
+def test_orthogonal_target_is_the_difference_in_orthonormal_orbitals(labels):
+    opened = LabelSet.open(labels)
+    samples = Samples(opened, np.arange(12), SVP, target="orthogonal", dtype=torch.float64, orbitals=True)
+    label = fake_label(2)
+    x = to_target(label, "orthogonal")
+    values, vectors = np.linalg.eigh(label.overlap)
+    half = vectors @ np.diag(np.sqrt(values)) @ vectors.T
+    np.testing.assert_allclose(half @ x @ half, label.delta, rtol=0, atol=1e-12)
+    back = from_target(x, "orthogonal", label.guess, label.overlap)
+    np.testing.assert_allclose(back, label.hamiltonian, rtol=0, atol=1e-12)
+    with pytest.raises(UserError, match="the overlap if orthogonal"):
+        from_target(x, "orthogonal", label.guess, None)
+    batch = samples.batch([2])
+    got = SVP.to_matrix(batch.molecules.targets, torch.from_numpy(label.numbers)).numpy()
+    np.testing.assert_allclose(got, x, rtol=0, atol=1e-12)
+    # an error in this basis is the same error among the reference orbitals, whatever the overlap
+    c = batch.orbitals.coefficients[0, SVP.orbital_index(torch.from_numpy(label.numbers))].numpy()
+    np.testing.assert_allclose(c.T @ c, np.eye(len(c)), rtol=0, atol=1e-12)
+    e = 1e-4 * np.random.default_rng(0).normal(size=x.shape)
+    in_orbitals = solve(label.hamiltonian, label.overlap).coefficients.T @ (half @ e @ half)
+    in_orbitals = in_orbitals @ solve(label.hamiltonian, label.overlap).coefficients
+    np.testing.assert_allclose(c.T @ e @ c, in_orbitals, rtol=0, atol=1e-12)
 
 
 def test_processes_share_every_batch(labels):
@@ -198,13 +224,14 @@ def test_sphnet_twins_train_on_equal_terms(nets, labels, tmp_path):
 def test_bad_data_and_options_are_refused(labels, tmp_path):
     write_labels(tmp_path / "five.h5", [fake_label(0)], Level("b3lyp5", RESOLVED["b3lyp5"], "def2-svp", 1), SVP)
     write_labels(tmp_path / "compact.h5", [fake_label(0).compact()], PBE, SVP)
+    compact = {"train": str(tmp_path / "compact.h5"), "val": 0.0}
     for changes, reason in (
         ({"data": {"train": [str(labels), str(tmp_path / "five.h5")]}}, "different levels of theory"),
         ({"data": {"val": str(tmp_path / "five.h5")}}, "different levels of theory"),
         ({"data": {"train": []}}, "data.train is missing"),
         ({"data": {"train": str(tmp_path / "none.h5")}}, "no such file"),
-        ({"data": {"train": str(tmp_path / "compact.h5"), "val": 0.0}, "loss": {"density": 1.0}}, "lack the overlap"),
-        ({"data": {"train": str(tmp_path / "compact.h5"), "val": 0.0}, "model": {"target": "full"}}, "full matrix"),
+        ({"data": compact, "loss": {"density": 1.0}}, "lack the overlap"),
+        ({"data": compact, "model": {"target": "full"}}, "too little for target 'full'"),
         ({"model": {"config": {"channel": 3}}}, "did you mean 'channels'"),
         ({"model": {"twin": True}}, "twin belongs to a fresh sphnet"),
     ):
