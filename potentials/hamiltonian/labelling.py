@@ -92,6 +92,9 @@ def make_labels(
                 failures.append({"index": k, "name": _name(work[k], k), "reason": error})
             finished = finished | {k}
             progress(len(finished))
+    if not parts.finished():
+        first = f"; the first: {failures[0]['name']}: {failures[0]['reason']}" if failures else ""
+        raise UserError(f"none of the {len(work)} molecules has a label, {output} is not written{first}")
     summary = _join(parts, output, options, provenance or {}, len(work))
     summary.failures = sorted(failures, key=lambda f: f["index"])
     if not collect:
@@ -174,8 +177,6 @@ def _join(parts: _Parts, output: Path, options: Options, provenance: dict[str, A
     for made in parts.labels():
         numbers |= set(made.numbers.tolist())
         seconds += made.seconds
-    if not numbers:
-        raise UserError(f"none of the {total} molecules has a label: {output} is not written")
     layout = layout_of(options.level.basis, sorted(numbers))
     record = {**provenance, "molecules": total, "seconds": round(seconds, 1)}
     written = write_labels(output, parts.labels(), options.level, layout, provenance=record)

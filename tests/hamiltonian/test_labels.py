@@ -148,6 +148,9 @@ def test_command_labels_in_parallel_and_lists_failures(molecules, tmp_path, caps
     assert "open shell" in (tmp_path / "H.h5.failures.json").read_text()
     assert run(molecules, "-o", out) == 2
     assert "exists already" in capsys.readouterr().err
+    write(tmp_path / "one.xyz", [water(charge=1.0)])
+    assert run(tmp_path / "one.xyz", "-o", tmp_path / "none.h5") == 2
+    assert "none of the 1 molecules has a label" in (error := capsys.readouterr().err) and "only neutral" in error
 
 
 def test_interrupted_job_goes_on_where_it_was(molecules, tmp_path, monkeypatch, capsys):
