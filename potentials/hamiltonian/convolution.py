@@ -109,7 +109,7 @@ class Convolution(nn.Module):
         invariants = torch.cat([*scalars, products.flatten(1)], dim=1)
         if self.pair_gate is not None:
             kept, factors = self.pair_gate(invariants, near.molecule, near.n_molecules)
-            invariants, near = invariants[kept] * factors, near.select(kept)
+            invariants, near = invariants.index_select(0, kept) * factors, near.select(kept)
         u = self.inner(self.gate(x))
         hidden = self.radial.hidden(near.radial), self.state.hidden(invariants)
         return x + self.outer(u + _weigh_and_sum(self, u, hidden, near))  # type: ignore[no-any-return]

@@ -35,6 +35,12 @@ class Choice:
     indices: tuple[int, ...] | None
     coefficients: Tensor
 
+    def rows(self, x: Tensor) -> Tensor:
+        """Rows of the chosen paths of a tensor that has one for every path."""
+        if self.indices is None:
+            return x
+        return x.index_select(0, torch.tensor(self.indices, device=x.device))
+
 
 class Scheduled(nn.Module):
     """A part of a network that changes with the optimiser's steps; its phase is part of the model's state."""

@@ -157,11 +157,12 @@ class Product(nn.Module):
     def _products(self, x: Tensor, y: Tensor, weights: Tensor, choice: Choice) -> list[Tensor]:
         paths = self.paths if choice.indices is None else [self.paths[k] for k in choice.indices]
         if self.parity == "so3":
-            return [pair_product(x, y, weights, paths, self.lmax)]
+            return [pair_product(x, y, weights, paths, self.lmax, together=True)]
         made = []
         for odd in (0, 1):
             own = [k for k, p in enumerate(paths) if (p.l1 + p.l2 + p.l3) % 2 == odd]
-            made.append(pair_product(x, y, weights[..., own, :], [paths[k] for k in own], self.lmax))
+            chosen = [paths[k] for k in own]
+            made.append(pair_product(x, y, weights[..., own, :], chosen, self.lmax, together=True))
         return made
 
 
@@ -191,8 +192,7 @@ class SelfInteraction(nn.Module):
         """Features ``(N, (L+1)^2, C)`` of the diagonal from those of atoms, on top of previous ones if there are."""
         left, right = (linear(gate(x)) for gate, linear in zip(self.gates, self.inner, strict=True))
         choice = self.product.choice()
-        chosen = self.weights if choice.indices is None else self.weights[list(choice.indices)]
-        weights = chosen * choice.coefficients.to(x).unsqueeze(1)
+        weights = choice.rows(self.weights) * choice.coefficients.to(x).unsqueeze(1)
         return add(self.product(left, right, weights, choice, x), previous)
 
 
@@ -276,7 +276,7 @@ class PairInteraction(nn.Module):
         if self.pair_gate is None:
             return Prepared(*known, invariants)
         kept, factors = self.pair_gate(invariants, pairs.molecule, pairs.n_molecules)
-        return Prepared(*known, invariants[kept] * factors, kept)
+        return Prepared(*known, invariants.index_select(0, kept) * factors, kept)
 
     def forward(
         self, prepared: Prepared, pairs: Pairs, radial: Tensor, previous: Sequence[Tensor] = ()
@@ -294,7 +294,7 @@ class PairInteraction(nn.Module):
         if not previous:
             raise ValueError("pairs that a gate leaves out have no features but previous ones")
         chosen, blocks = pairs.select(prepared.kept)
-        found = self._evaluate(prepared, chosen, radial[prepared.kept])
+        found = self._evaluate(prepared, chosen, radial.index_select(0, prepared.kept))
         return [old.index_add(0, blocks, new) for old, new in zip(previous, found, strict=True)]
 
     def _evaluate(self, prepared: Prepared, pairs: Pairs, radial: Tensor) -> list[Tensor]:

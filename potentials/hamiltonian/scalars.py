@@ -116,7 +116,7 @@ class Weigher(nn.Module):
         scale = 1 / sqrt(self.last.shape[2])
         if choice is None:
             return (self.last * scale).flatten(0, 1)
-        last = self.last if choice.indices is None else self.last[list(choice.indices)]
+        last = choice.rows(self.last)
         return (last * (choice.coefficients.to(last) * scale)[:, None, None]).flatten(0, 1)
 
 
@@ -142,7 +142,7 @@ class BiasedWeigher(nn.Module):
         if choice.indices is None:
             return self.last.weight, self.last.bias
         weight, bias = (t.unflatten(0, self.shape) for t in (self.last.weight, self.last.bias))
-        return weight[list(choice.indices)].flatten(0, 1), bias[list(choice.indices)].flatten()
+        return choice.rows(weight).flatten(0, 1), choice.rows(bias).flatten()
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -61,6 +61,11 @@ def scaled_vectors(v: Tensor, soft: float) -> Tensor:
     return v * ((n - low) / (length * width))
 
 
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x; its gradient is a plain sum of rows."""
+    return x.index_select(0, index)
+
+
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Products of vectors, channel by channel: ``(N, H)``."""
     return (a * b).sum(1)
@@ -84,7 +89,7 @@ class AtomStart(nn.Module):
     def forward(self, numbers: Tensor, links: Links, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scalars ``(N, H)``, vectors ``(N, 3, H)`` and edge features ``(E, H)``."""
         radial = self.radial(lengths)
-        messages = self.near(numbers[links.source]) * self.filter(radial) * links.envelope
+        messages = self.near(numbers).index_select(0, links.source) * self.filter(radial) * links.envelope
         x, n = self.own(numbers), len(numbers)
         v = links.sum(messages.unsqueeze(1) * links.unit.unsqueeze(2), n)
         return self.mix(torch.cat([x, links.sum(messages, n)], dim=1)), v, self.edge(radial)
@@ -118,19 +123,19 @@ class NearLayer(nn.Module):
         """Scalars, vectors and edge features after the layer."""
         i, j = links.target, links.source
         s, w = self.norm(x), scaled_vectors(v, self.soft)
-        strength = self.q(s)[i] * self.k(s)[j] * silu(self.edge_k(f))
+        strength = take(self.q(s), i) * take(self.k(s), j) * silu(self.edge_k(f))
         attention = silu(strength.unflatten(1, (self.heads, -1)).sum(2)) * links.envelope
-        y = (self.value(s)[j] * silu(self.edge_value(f))).unflatten(1, (self.heads, -1))
+        y = (take(self.value(s), j) * silu(self.edge_value(f))).unflatten(1, (self.heads, -1))
         y = (y * attention.unsqueeze(2)).flatten(1)
         along, out = silu(self.split(y)).unsqueeze(1).chunk(2, dim=2)
-        push = w[j] * along + links.unit.unsqueeze(2) * out
+        push = take(w, j) * along + links.unit.unsqueeze(2) * out
         if not self.published:
             push = push * links.envelope.unsqueeze(2)
         first, second, third = self.out(links.sum(y, len(x))).chunk(3, dim=1)
         a, b, c = self.vectors(w).chunk(3, dim=2)
         moved = dot(a, b) * second + third, c * first.unsqueeze(1) + links.sum(push, len(x))
         if self.edges:
-            f = f + silu(self.edge(f)) * self._across(self.here(w)[i], self.there(w)[j], links.unit)
+            f = f + silu(self.edge(f)) * self._across(take(self.here(w), i), take(self.there(w), j), links.unit)
         return x + moved[0], v + moved[1], f
 
     @staticmethod
@@ -169,16 +174,16 @@ class FarLayer(nn.Module):
         i, g = links.target, links.source
         s, w = self.norm(x), scaled_vectors(v, self.soft)
         group_s = self.group_norm(groups.mean(x))
-        strength = (self.q(s)[i] * self.k(group_s)[g] * edge).unflatten(1, (self.heads, -1))
+        strength = (take(self.q(s), i) * take(self.k(group_s), g) * edge).unflatten(1, (self.heads, -1))
         attention = silu(strength.sum(2) / sqrt(strength.shape[2])) * links.envelope
-        m = self.value(group_s)[g].unflatten(1, (self.heads, -1))
+        m = take(self.value(group_s), g).unflatten(1, (self.heads, -1))
         m = (m * attention.unsqueeze(2)).flatten(1)
         total = links.sum(m, len(x))
         moved = dot(self.a(w), self.b(w)) * self.c(total) + self.d(total)
         if not self.moves:
             return x + moved, v
         group_v = scaled_vectors(groups.mean(v), self.soft)
-        pushed = self.radial(m).unsqueeze(1) * links.unit.unsqueeze(2) + self.turn(m).unsqueeze(1) * group_v[g]
+        pushed = self.radial(m).unsqueeze(1) * links.unit.unsqueeze(2) + self.turn(m).unsqueeze(1) * take(group_v, g)
         pushed = links.sum(pushed * links.envelope.unsqueeze(2), len(x))
         return x + moved, v + pushed + self.e(total).unsqueeze(1) * self.f(w)
 

@@ -117,9 +117,9 @@ def test_only_chosen_paths_are_computed(nets, monkeypatch):
     model, sizes = nets.network("sphnet", step=30), []
     original = pair_layers.pair_product
 
-    def counted(x, y, weights, paths, lmax):
+    def counted(x, y, weights, paths, lmax, **more):
         sizes.append((len(paths), weights.shape[-2]))
-        return original(x, y, weights, paths, lmax)
+        return original(x, y, weights, paths, lmax, **more)
 
     monkeypatch.setattr(pair_layers, "pair_product", counted)
     model(nets.molecule([6, 1, 8, 1]))

@@ -119,16 +119,46 @@ def test_only_wanted_gradients_are_computed(monkeypatch):
     assert len(calls) == 1
 
 
-def test_several_threads_give_the_same_numbers():
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("channels", [3, 70])
+def test_gradients_in_one_pass(channels, shared):
+    """Equal to one by one, and differentiable further."""
+    paths = [Path(1, 2, 1), Path(0, 1, 1), Path(1, 2, 3), Path(1, 1, 1), Path(1, 1, 2)]
+    x, y, w = inputs(paths, l1=1, nodes=5, channels=channels)
+    w = w[0].detach().requires_grad_() if shared else w
+    found, expected = (pair_product(x, y, w, paths, 3, together=t) for t in (True, False))
+    cotangent = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for a, b in zip(
+        torch.autograd.grad(found, (x, y, w), cotangent),
+        torch.autograd.grad(expected, (x, y, w), cotangent),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, atol=1e-12)
+    if channels == 3:
+        few = [t.detach()[:2, ..., :2].requires_grad_() if t.ndim == 3 else t for t in (x, y, w)]
+        few[2] = w.detach()[..., :2].requires_grad_() if shared else few[2]
+        assert torch.autograd.gradgradcheck(lambda *a: pair_product(*a, paths, 3, together=True), few)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_several_threads_give_the_same_numbers(shared):
     x, y, w = inputs(PATHS, nodes=40)
+    w = w[0].detach().requires_grad_() if shared else w
+
+    def evaluate():
+        out = pair_product(x, y, w, PATHS, 2, together=True)
+        separate = pair_product(x, y, w, PATHS, 2).sum()
+        return out, *torch.autograd.grad(out.sum(), (x, y, w)), torch.autograd.grad(separate, w)[0]
+
     before = torch.get_num_threads()
-    one = pair_product(x, y, w, PATHS, 2)
+    one = evaluate()
     try:
         torch.set_num_threads(2)
-        two = pair_product(x, y, w, PATHS, 2)
+        two = evaluate()
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(one, two)
+    for a, b in zip(one, two, strict=True):
+        assert torch.allclose(a, b, rtol=1e-13, atol=1e-13)  # sums over nodes change their order
 
 
 @pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
@@ -138,7 +168,14 @@ def test_operator_contract():
 
     x, y, w = inputs(SELECTED)
     flat = [l for p in SELECTED for l in (p.l1, p.l2, p.l3)]
-    for operator, arguments in ((couple_op, (x, y, w, flat, [0, 9])), (strengths_op, (x, y, x, flat))):
+    from tesseral.kernels.pairs import gradients_op
+
+    for operator, arguments in (
+        (couple_op, (x, y, w, flat, [0, 9], False)),
+        (strengths_op, (x, y, x, flat, False)),
+        (strengths_op, (x, y, x, flat, True)),
+        (gradients_op, (x.detach(), y.detach(), w.detach(), x.detach(), flat)),
+    ):
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 

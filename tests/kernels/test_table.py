@@ -197,6 +197,12 @@ ENTRIES = {
             pair_definition(x[graph(x.device).source], y.unsqueeze(-1).expand(-1, -1, 6), w),
         ),
     ),
+    "pair_product with shared weights, together": Entry(
+        lambda x, y, w: pair_product(x, y, w, SOME, 2, together=True),
+        ((5, 9, 6), (5, 9, 6), (4, 6)),
+        "pair_product",
+        lambda x, y, w: pair_definition(x, y, w.expand(5, -1, -1)),
+    ),
     "so2_convolution": Entry(
         lambda x, v, w: so2_convolution(x, v, w, SOME, (graph(x.device).source, graph(x.device).target), 2),
         ((4, 9, 6), (9, 3), (9, 4, 6)),
