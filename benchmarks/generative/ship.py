@@ -16,12 +16,14 @@ from typing import Any
 import yaml
 
 from tesseral.generative import load, save
+from tesseral.generative.reference import Reference
 from tesseral.training.shipped import weights
 
 HERE = Path(__file__).parent
 SHOWN = {
     "validity": "valid, one fragment",
     "stability.corrected.molecule": "stable, corrected protocol",
+    "stability.learned.molecule": "stable, valences as in the training data",
     "stability.legacy.molecule": "stable, legacy protocol",
     "uniqueness": "unique among valid",
     "novelty": "not in the training data",
@@ -36,6 +38,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="best.safetensors of a run")
     parser.add_argument("name", help="name of the shipped model; NAME.card.yaml lies beside this file")
     parser.add_argument("--bench", type=Path, required=True, help="record of `tesseral bench generative`")
+    parser.add_argument(
+        "--data", type=Path, help="the training data, where the checkpoint lacks their valences (older versions)"
+    )
     args = parser.parse_args()
     card = yaml.safe_load((HERE / f"{args.name}.card.yaml").read_text(encoding="utf-8"))
     record = json.loads(args.bench.read_text(encoding="utf-8"))
@@ -57,7 +62,10 @@ def main() -> None:
     model = load(args.checkpoint)
     folder = weights("generative")
     folder.mkdir(exist_ok=True)
-    header = {**model.card, "card": card, "metrics": metrics}
+    reference = Reference.of_header(model.card)
+    if args.data is not None:
+        reference = reference.or_else(Reference.of_file(args.data, model.vocabulary))
+    header = {**model.card, **reference.to_header(), "card": card, "metrics": metrics}
     save(model, folder / f"{args.name}.safetensors", header, force=True)
     page_of_card = page(args.name, card, metrics, measured["parameters"])
     (folder / f"{args.name}.md").write_text(page_of_card, encoding="utf-8")
