@@ -39,7 +39,8 @@ class SPHNetConfig:
             blocks of pairs fade out.
         n_radial: radial functions of convolutions and of pairs.
         edge_hidden, hidden: widths of the weight networks of convolutions, and of all others.
-        sparsity: fraction of paths and of pairs that is left out in the end; 0: dense, no gates.
+        sparsity: fraction of paths, and of pairs, that is left out in the end; 0: dense, no gates.
+        pair_sparsity: the fraction of pairs, where it is another; 0: all pairs. Molecules of few atoms need them.
         epoch: T, optimiser steps of an epoch of the schedule: paths and pairs are random before 2 T, learned from
             then on, the paths fixed from 3 T on.
         random_pairs: pairs follow the schedule, too; in the released code they are learned from the start.
@@ -64,16 +65,24 @@ class SPHNetConfig:
     edge_hidden: int = 32
     hidden: int = 128
     sparsity: float = 0.7
+    pair_sparsity: float | None = None
     epoch: int = 3270
     random_pairs: bool = True
     parity: str = "so3"
     published: bool = False
 
+    @property
+    def gated(self) -> tuple[float | None, float | None]:
+        """Fractions of paths and of pairs that gates leave out; None: no gate."""
+        pairs = self.sparsity if self.pair_sparsity is None else self.pair_sparsity
+        return self.sparsity or None, (pairs or None) if self.sparsity else None
+
     def __post_init__(self) -> None:
         if self.parity not in ("so3", "o3"):
             raise UserError(f"parity must be 'so3' or 'o3', got {self.parity!r}")
-        if not 0 <= self.sparsity < 1:
-            raise UserError(f"sparsity must be at least 0 and less than 1, got {self.sparsity}")
+        for share in (self.sparsity, self.pair_sparsity or 0.0):
+            if not 0 <= share < 1:
+                raise UserError(f"sparsity must be at least 0 and less than 1, got {share}")
         if self.lmax < 1 or self.near_layers < 1 or self.far_layers < 1 or self.channels % self.heads:
             raise UserError(
                 f"sphnet needs lmax >= 1, layers of both kinds and channels that the heads divide, got {self}"
@@ -82,7 +91,15 @@ class SPHNetConfig:
 
 PRESETS = {
     "small": SPHNetConfig(
-        channels=32, bottleneck=24, near_layers=2, far_layers=1, near_radial=24, hidden=64, epoch=1000, parity="o3"
+        channels=32,
+        bottleneck=24,
+        near_layers=2,
+        far_layers=1,
+        near_radial=24,
+        hidden=64,
+        pair_sparsity=0.0,
+        epoch=1000,
+        parity="o3",
     ),
     "svp": SPHNetConfig(),
     "tzvp": SPHNetConfig(lmax=6),
@@ -107,7 +124,8 @@ class SPHNet(HamiltonianModel):
 
     def __init__(self, config: SPHNetConfig, layout: OrbitalLayout, target: str = "delta"):
         super().__init__(config, layout, target)
-        c, lmax, sparsity = config.channels, config.lmax, config.sparsity or None
+        c, lmax = config.channels, config.lmax
+        sparsity, pair_sparsity = config.gated
         self.start = Vectorial(
             c,
             config.heads,
@@ -124,12 +142,12 @@ class SPHNet(HamiltonianModel):
             "radial_size": RADIAL_SIZE,
         }
         self.first = FirstConvolution(c, lmax, idle=config.published, **weights)
-        self.second = Convolution(c, lmax, sparsity=sparsity, **weights)
+        self.second = Convolution(c, lmax, sparsity=pair_sparsity, **weights)
         self.norms = nn.ModuleList(Norm(lmax + 1, c) for _ in range(2))
         shape: dict[str, Any] = {"parity": config.parity, "sparsity": sparsity, "idle": config.published}
         self.selfs = nn.ModuleList(SelfInteraction(c, lmax, **shape) for _ in range(2))
         shape |= {"n_radial": config.n_radial, "hidden": config.hidden, "symmetric": True}
-        self.pairs = nn.ModuleList(PairInteraction(c, lmax, gated=k, **shape) for k in (None, sparsity))
+        self.pairs = nn.ModuleList(PairInteraction(c, lmax, gated=k, **shape) for k in (None, pair_sparsity))
         self.heads = nn.ModuleList(Head(c, config.bottleneck, lmax, parity=config.parity) for _ in range(2))
         self.expansion = Expansion(layout, lmax, config.bottleneck, published=config.published)
         numbers = self.expansion.n_weights, self.expansion.n_biases

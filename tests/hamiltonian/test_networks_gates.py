@@ -174,7 +174,14 @@ def test_released_code_learns_pairs_from_the_start(nets):
     assert model.pairs[1].pair_gate.phase == ADAPTIVE and model.pairs[1].product.choice.phase == RANDOM
 
 
-def test_dense_twin_has_no_gates(nets):
-    model = nets.network("sphnet", sparsity=0.0)
+@pytest.mark.parametrize("pair_sparsity", [None, 0.5])
+def test_dense_twin_has_no_gates(nets, pair_sparsity):
+    model = nets.network("sphnet", sparsity=0.0, pair_sparsity=pair_sparsity)
     assert model.second.pair_gate is None and model.pairs[1].pair_gate is None
     assert model.selfs[0].product.choice().indices is None
+
+
+def test_gates_of_paths_alone(nets):
+    model = nets.network("sphnet", pair_sparsity=0.0, step=30)
+    assert model.second.pair_gate is None and model.pairs[1].pair_gate is None
+    assert len(model.pairs[1].product.choice().indices) == 19
