@@ -6,6 +6,7 @@ instructions. Weights that all nodes share have one row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import sqrt
 from typing import Any
@@ -109,7 +110,7 @@ def _sparse_tables(triples: Triples, order: tuple[int, int, int], dtype: torch.d
 
 
 def _arrays(
-    meta: list[tuple[int, ...]],
+    meta: Sequence[tuple[int, ...]],
     pointers: list[int],
     pairs: list[np.ndarray],
     values: list[np.ndarray],

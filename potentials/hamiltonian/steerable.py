@@ -58,7 +58,9 @@ class Gate(nn.Module):
         super().__init__()
         self.degrees, width = degrees, degrees * channels
         self.network = mlp(width, width, width)
-        nn.init.ones_(self.network[2].bias[channels:])
+        last = self.network[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.ones_(last.bias[channels:])
 
     def controls(self, x: Tensor) -> Tensor:
         """Outputs ``(N, L + 1, C)`` of the network: new scalars, then factors by degree."""
