@@ -55,4 +55,4 @@ def test_wheel_holds_nothing_else(wheel):
 def test_shipped_models_are_small(repo_root, tracked):
     for name in tracked:
         if name.endswith(".safetensors"):
-            assert (repo_root / name).stat().st_size < 3e6, name
+            assert (repo_root / name).stat().st_size < 7e6, name
