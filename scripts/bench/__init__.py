@@ -11,6 +11,7 @@ from .._cli import add_common, refuse_overwrite
 EXAMPLE = "tesseral bench potentials --peer mace=mace-env/bin/python -o benchmarks/results/potentials.json"
 GENERATIVE_EXAMPLE = "tesseral bench generative eqgat-qm9-noh -n 1000 --reference train.smi -o generative.json"
 KERNELS_EXAMPLE = "tesseral bench kernels --cases message,gaunt --repeats 7 -o kernels.json"
+HAMILTONIAN_EXAMPLE = "tesseral bench hamiltonian --sizes 20,40,80 -o hamiltonian.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(metavar="WHAT", required=True)
     _add_potentials(kinds)
     _add_kernels(kinds)
+    _add_hamiltonian(kinds)
     _add_generative(kinds)
 
 
@@ -114,6 +116,36 @@ def _add_generative(kinds: Any) -> None:
     generative.set_defaults(action=_generative)
 
 
+def _add_hamiltonian(kinds: Any) -> None:
+    summary = "Hamiltonian networks beside QHNet made of e3nn layers"
+    hamiltonian = kinds.add_parser(
+        "hamiltonian",
+        help=summary,
+        description=f"Check and time {summary}: CPU, one thread, float32, CPU time; peak memory. Exit status 1 if a "
+        "check fails.",
+        epilog=f"example:\n  {HAMILTONIAN_EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    hamiltonian.add_argument(
+        "--sizes", metavar="ATOMS,…", default="20,40,80", help="molecules (default %(default)s)"
+    )
+    hamiltonian.add_argument(
+        "--sides",
+        metavar="NAME,…",
+        default="qhnet e3nn,qhnet,sphnet dense,sphnet",
+        help="networks (default %(default)s)",
+    )
+    hamiltonian.add_argument("--paths", metavar="NAME,…", default="forward,step", help="default: %(default)s")
+    hamiltonian.add_argument(
+        "--preset",
+        choices=("published", "small"),
+        default="published",
+        help="size of the networks (default %(default)s)",
+    )
+    _add_output(hamiltonian)
+    hamiltonian.set_defaults(action=_hamiltonian)
+
+
 def _add_output(parser: argparse.ArgumentParser, *, repeats: bool = True) -> None:
     if repeats:
         parser.add_argument("--repeats", type=int, default=7, metavar="R", help="measurements (default 7)")
@@ -187,6 +219,17 @@ def _steps(text: str | None) -> tuple[int, ...] | None:
         return tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         raise UserError(f"--steps {text}: expected numbers, as 25,50,100") from None
+
+
+def _hamiltonian(args: argparse.Namespace) -> int:
+    from . import hamiltonian_show
+    from .hamiltonian import bench, plan, wrong
+
+    _check_output(args)
+    options = {"preset": args.preset, "repeats": args.repeats, "seed": args.seed}
+    record = bench(plan(args.sizes, args.sides, args.paths, **options))
+    _write(args, record, hamiltonian_show)
+    return 1 if wrong(record) else 0
 
 
 def _check_output(args: argparse.Namespace) -> None:

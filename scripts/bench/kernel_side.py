@@ -68,7 +68,7 @@ def timing(spec: dict[str, Any], peers: list[str], repeats: int, seed: int) -> d
     for order in case.orders:
         able = {s.name: s for s in case.sides if s.name in sides and order in s.orders}
         right = [s for name, s in able.items() if sides[name]["orders"][order]["right"]]
-        for name, samples in _turns({s.name: prepare(case, s, order) for s in right}, repeats).items():
+        for name, samples in turns({s.name: prepare(case, s, order) for s in right}, repeats).items():
             sides[name]["orders"][order]["time"] = samples
     return {"facts": {"rows": spec["rows"], **case.facts}, "sides": sides, "failed": failed}
 
@@ -137,7 +137,7 @@ def _check(case: Case, side: Side, order: str, exact: list[Tensor]) -> dict[str,
     return {"first_call_s": seconds, "error": error, "right": right}
 
 
-def _turns(calls: dict[str, Call], repeats: int) -> dict[str, Any]:
+def turns(calls: dict[str, Call], repeats: int) -> dict[str, Any]:
     """CPU times (ms) of all sides in turns, every other time in reverse order; slow sides take part in a few only."""
     counts, turns = {}, {}
     for name, call in calls.items():
@@ -191,11 +191,11 @@ def memory(spec: dict[str, Any], side: str, seed: int) -> dict[str, Any]:
     small, call = evaluate(min(spec["rows"], CHECKED)), evaluate(spec["rows"])
     for _ in range(WARM_UP):
         small()
-    resident = _resident_growth(call)
-    return {"allocated": _allocated(call) / 2**20, "resident": resident}
+    resident = resident_growth(call)
+    return {"allocated": allocated(call) / 2**20, "resident": resident}
 
 
-def _allocated(call: Call) -> int:
+def allocated(call: Call) -> int:
     """Largest sum of the bytes of tensors that were alive at once, made since the start of the call."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -209,7 +209,7 @@ def _allocated(call: Call) -> int:
     return largest
 
 
-def _resident_growth(call: Call) -> float | None:
+def resident_growth(call: Call) -> float | None:
     """MiB by which the process grows during the call; None where Linux's counters are missing."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark

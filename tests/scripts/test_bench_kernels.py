@@ -101,7 +101,7 @@ def test_tensors_alive_at_once_are_counted():
         del first
         return [second + 1]
 
-    assert 8000 <= kernel_side._allocated(call) < 8100  # a few scalars besides
+    assert 8000 <= kernel_side.allocated(call) < 8100  # a few scalars besides
 
 
 @pytest.mark.parametrize(
