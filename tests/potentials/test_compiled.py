@@ -6,6 +6,7 @@ import torch
 from tesseral.kernels.backends import OPERATIONS
 from tesseral.kernels.conventions import coupling_paths
 from tesseral.kernels.coupling import Coupling
+from tesseral.kernels.degrees import degree_dot, degree_gate
 from tesseral.kernels.fields import field_products
 from tesseral.kernels.gaunt import gaunt_product
 from tesseral.kernels.harmonics import spherical_harmonics
@@ -14,6 +15,7 @@ from tesseral.kernels.message import message, species_density
 from tesseral.kernels.pairs import pair_product
 from tesseral.kernels.plan import GraphPlan
 from tesseral.kernels.sphere import gauss_legendre_grid, grid_mlp
+from tesseral.kernels.weighted import weighted_message
 from tesseral.potentials.compiled import compile_recorded, record
 
 GRID = gauss_legendre_grid(1, 4, 6)
@@ -30,6 +32,7 @@ def plan(n):
 
 # Functions of x, whose rows are free, and of weights w; shapes of both, without the rows.
 CASES = {
+    "degree_products": (lambda x, w: degree_gate(x * w, degree_dot(x, x * w)), (4, 3), (3,)),
     "degree_linear": (lambda x, w: degree_linear(x, w, (3, 2), (2, 2)), (9,), (10,)),
     "field_products": (lambda x, w: field_products(x * w, 1), (4, 6), (6,)),
     "gaunt_product": (lambda x, w: gaunt_product(x, x * w, 2), (4, 3), (3,)),
@@ -70,7 +73,7 @@ def close(found, expected):
 
 
 def test_cases_cover_all_operations():
-    assert set(CASES) | {"message", "species_density"} == set(OPERATIONS)
+    assert set(CASES) | {"message", "species_density", "weighted_message"} == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -86,6 +89,10 @@ def test_compiled_equals_eager(name):
 def on_graph(name):
     if name == "message":
         return lambda q, x, w, *graph: message(x, q, w, GraphPlan(*graph), COUPLING), (6, 9, 2)
+    if name == "weighted_message":
+        return lambda q, x, w, *graph: weighted_message(
+            x.unflatten(1, (4, 3)), q[:, :4], q[:, 4:, None] * w[:, :3], GraphPlan(*graph), PATHS, 1
+        ), (5, 12, len(PATHS))
     return lambda q, x, w, *graph: species_density(q, (x[:, 0] > 0).long(), 2, 4, GraphPlan(*graph)), (
         6,
         1,
@@ -93,7 +100,7 @@ def on_graph(name):
     )
 
 
-@pytest.mark.parametrize("name", ["message", "species_density"])
+@pytest.mark.parametrize("name", ["message", "species_density", "weighted_message"])
 def test_compiled_equals_eager_on_graphs(name):
     function, (columns, width, rows) = on_graph(name)
     run = energy_and_gradient(function)
