@@ -23,7 +23,7 @@ from .workers import Worker, WorkerError
 COMMAND = [sys.executable, "-m", "tesseral.scripts.bench.hamiltonian_side"]
 PEER = "qhnet e3nn"
 AIM_SPEED, AIM_MEMORY = 7.0, 0.3
-SPARE = 0.8  # of the free memory that a measurement may be expected to take
+SPARE = 0.6  # of the free memory that a measurement may be expected to take
 
 
 @dataclass

@@ -71,7 +71,7 @@ def alkane(n_atoms: int) -> tuple[np.ndarray, np.ndarray]:
         if len(near) == 1:  # an end of the chain: its third hydrogen stands for the missing carbon
             near.append(0.94 * _unit(np.cross(near[0], [0.3, -0.2, 1.0])) - near[0] / 3)
             hydrogens.append(chain[i] + 1.09 * near[1])
-        middle, side = _unit(-near[0] - near[1]), _unit(np.cross(*near))
+        middle, side = _unit(-near[0] - near[1]), _unit(np.cross(near[0], near[1]))
         hydrogens += [chain[i] + 1.09 * (0.58 * middle + s * 0.81 * side) for s in (1, -1)]
     hydrogens = hydrogens[: n_atoms - k]
     extra = n_atoms - k - len(hydrogens)
@@ -198,8 +198,12 @@ def timing(
     """CPU times of all sides in turns (ms per molecule), and facts of the molecule."""
     molecule = example(atoms, seed)
     calls = {side: prepare(network(side, preset, seed), molecule, path) for side in sides}
-    facts = {"atoms": atoms, "pairs": int(molecule.n_pairs), "edges_15": len(molecule.edges(15.0))}
-    facts["extent"] = float(torch.cdist(molecule.positions, molecule.positions).max())
+    facts = {
+        "atoms": atoms,
+        "pairs": int(molecule.n_pairs),
+        "edges_15": len(molecule.edges(15.0)),
+        "extent": float(torch.cdist(molecule.positions, molecule.positions).max()),
+    }
     return {"facts": facts, "times": turns(calls, repeats)}
 
 
