@@ -7,11 +7,9 @@ from importlib import import_module
 from typing import Any
 
 from ...datasets.errors import UserError
+from . import ARCHITECTURES
 from .base import HamiltonianModel
 from .layout import OrbitalLayout
-
-ARCHITECTURES = {"qhnet": "qhnet:QHNet", "sphnet": "sphnet:SPHNet"}
-"""Name in configs and checkpoints -> module:class in this room."""
 
 
 def architecture(name: str) -> type[HamiltonianModel]:

@@ -138,6 +138,25 @@ def test_changes_smoothly(nets, name):
     assert steepest(model, nets, 400) < 0.35 * steepest(model, nets, 100)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_derivative_by_positions(nets, name):
+    """Of a random sum of elements along a random direction, against a central difference."""
+    model, m = nets.network(name, step=FIXED), nets.molecule([8, 1, 6, 1])
+    weights = torch.randn(6, 14, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    direction = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def total(positions):
+        blocks = model(Molecules.of(m.numbers, positions, dtype=torch.float64))
+        return (blocks.lower * weights).sum() + (blocks.diagonal * weights[:4]).sum()
+
+    positions = m.positions.clone().requires_grad_()
+    slope = (torch.autograd.grad(total(positions), positions)[0] * direction).sum()
+    h = 1e-5
+    with torch.no_grad():
+        difference = (total(m.positions + h * direction) - total(m.positions - h * direction)) / (2 * h)
+    assert torch.allclose(slope, difference, rtol=1e-6)
+
+
 @pytest.mark.parametrize("published", [False, True])
 def test_published_form_jumps_and_sees_the_order_of_atoms(nets, published):
     """What the default departs from; were it not so, the tests of both could not fail."""
