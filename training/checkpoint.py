@@ -130,7 +130,8 @@ def write_shards(
     stored = {name: _halved(t) if half else t.detach().cpu() for name, t in tensors.items()}
     digest = _digest(stored)
     full = {"format": MODEL_FORMAT, "format_version": FORMAT_VERSION, **header}
-    first = len(json.dumps(full, default=_to_json).encode()) + 1000
+    text = json.dumps(full, default=_to_json)
+    first = len(json.dumps(text)) + 1000  # safetensors keeps the text as JSON once more, its quotes escaped
     parts = _packed(stored, int(1e6 * max_mb), first)
     names = [f"weights-{k:05}-of-{len(parts):05}.safetensors" for k in range(1, len(parts) + 1)]
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

@@ -214,6 +214,14 @@ def test_shards_that_do_not_belong_together_are_refused(tmp_path):
         read_checkpoint(folder)
 
 
+def test_a_long_header_counts_as_it_is_written(tmp_path):
+    """Quotes are escaped in the file, a quarter more than the text."""
+    header = {**HEADER, "card": {str(k): "" for k in range(3000)}}
+    folder = write_shards(tmp_path / "w", many_tensors(), header, max_mb=0.077)
+    assert max(file.stat().st_size for file in folder.iterdir()) <= 77_000
+    assert read_header(folder)["card"] == header["card"]
+
+
 def test_shards_replace_only_shards(tmp_path):
     folder = write_shards(tmp_path / "w", many_tensors(), HEADER, max_mb=0.05)
     with pytest.raises(CheckpointError, match="--force"):
