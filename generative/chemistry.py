@@ -175,22 +175,12 @@ def core_rmsd(structure: Structure, core: Structure) -> float | None:
 
 def n_fragments(structure: Structure) -> int:
     """Number of parts that no bond connects."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    i, j = _ends(structure)
-    graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(structure.n_atoms, structure.n_atoms))
-    return int(connected_components(graph, directed=False)[0])
+    return len(set(_parts(structure)))
 
 
 def largest_fragment(structure: Structure) -> Structure:
     """The part with the most atoms (of equals, the first), with its bonds and per-atom arrays."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    i, j = _ends(structure)
-    graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(structure.n_atoms, structure.n_atoms))
-    labels = connected_components(graph, directed=False)[1]
+    labels = np.array(_parts(structure), dtype=np.int64)
     keep = labels == np.argmax(np.bincount(labels))
     new = np.cumsum(keep) - 1
     bonds = structure.bonds
@@ -209,9 +199,20 @@ def largest_fragment(structure: Structure) -> Structure:
     )
 
 
-def _ends(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
+def _parts(structure: Structure) -> list[int]:
+    """For each atom the first atom of its part. A plain loop: for molecules many times faster than a sparse graph."""
+    first = list(range(structure.n_atoms))
+
+    def root(k: int) -> int:
+        while first[k] != k:
+            first[k] = k = first[first[k]]
+        return k
+
     bonds = structure.bonds if structure.bonds is not None else np.zeros((0, 3), dtype=np.int64)
-    return bonds[:, 0], bonds[:, 1]
+    for i, j in bonds[:, :2].tolist():
+        a, b = root(i), root(j)
+        first[max(a, b)] = min(a, b)
+    return [root(k) for k in range(structure.n_atoms)]
 
 
 def _valences(structure: Structure) -> np.ndarray:
