@@ -71,7 +71,7 @@ def choose(x: Tensor, operation: str) -> str:
 
 def kernels_for(topic: str, x: Tensor) -> Any:
     """Module of the compiled kernels of a topic for the device of x; operators call it, below the choice."""
-    tool = "triton" if x.is_cuda or (interpreted() and _wanted() == "triton") else "numba"
+    tool = "triton" if x.is_cuda or (interpreted() and forced() == "triton") else "numba"
     return import_module(f"._{tool}_{topic}", __package__)
 
 
@@ -123,7 +123,7 @@ def interpreted() -> bool:
 
 def _decide(x: Tensor, operation: str) -> tuple[str, str]:
     own = OPERATIONS[operation]
-    wanted = _wanted()
+    wanted = forced()
     if wanted is not None:
         _checked(wanted)
         if wanted == "reference":
@@ -145,13 +145,14 @@ def _decide(x: Tensor, operation: str) -> tuple[str, str]:
     return "reference", f"plain torch: {'; '.join(passed)}"
 
 
-def _wanted() -> str | None:
+def forced() -> str | None:
+    """Backend that `use_backend` or the environment asks for; None: the automatic choice."""
     return _forced.get() or os.environ.get(VARIABLE)
 
 
 def _suits(name: str, x: Tensor, operation: str) -> bool:
     device = x.device.type
-    at_home = device == DEVICES[name] or (name == "triton" and interpreted() and _wanted() == name)
+    at_home = device == DEVICES[name] or (name == "triton" and interpreted() and forced() == name)
     return at_home and _dtype(x) in _dtypes(name, operation)
 
 

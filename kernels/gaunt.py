@@ -104,7 +104,7 @@ def gaunt_products(factors: Sequence[Tensor], lmax: int) -> Tensor:
         for factor, (_, _, degree) in zip(factors[1:], steps, strict=True):
             out = gaunt_product(out, factor, degree)
         return out
-    grid = _grid(max(lmax, *(_degree(f) for f in factors)), total + lmax).to(factors[0].device)
+    grid = _grid(max(lmax, *(_degree(f) for f in factors)), total + lmax, factors[0].device)
 
     def run(*factors: Tensor) -> Tensor:
         values = to_grid(factors[0], grid)
@@ -141,7 +141,7 @@ def gaunt_power(x: Tensor, weights: Sequence[Tensor], lmax: int) -> Tensor:
     full = torch.stack([w.expand(n, lmax + 1, channels) for w in weights], dim=1)
     steps = _steps([degree] * top, lmax)
     sparse = choose(x, "gaunt_product") != "reference" and _few_terms(steps)
-    grid = _grid(degree, top * degree + lmax).to(x.device)
+    grid = _grid(degree, top * degree + lmax, x.device)
     degrees = [l for l in range(lmax + 1) for _ in range(2 * l + 1)]
 
     def run(x: Tensor, weights: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ def _checked_degrees(factors: Sequence[Tensor], lmax: int) -> int:
 def _reference(x: Tensor, y: Tensor, lmax: int, paths: str = EVEN) -> Tensor:
     """Both products point by point on a grid that is exact for them."""
     l1, l2 = _degree(x), _degree(y)
-    grid = _grid(max(l1, l2, lmax), l1 + l2 + lmax).to(x.device)
+    grid = _grid(max(l1, l2, lmax), l1 + l2 + lmax, x.device)
     values = []
     if paths != ODD:
         values.append(to_grid(x, grid) * to_grid(y, grid))
@@ -218,7 +218,7 @@ def _reference(x: Tensor, y: Tensor, lmax: int, paths: str = EVEN) -> Tensor:
 @cache
 def _slopes(lmax: int, degree: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Derivatives of the harmonics along the directions of beta and alpha at the points of `_grid`."""
-    points = _grid(lmax, degree).points.cpu()
+    points = _grid(lmax, degree, torch.device("cpu")).points
     x, _, z = points.unbind(-1)
     ring = (x**2 + z**2).sqrt()
     alpha = torch.stack([z, torch.zeros_like(x), -x], dim=-1) / ring[:, None]
@@ -252,8 +252,9 @@ def _degree(x: Tensor) -> int:
 
 
 @cache
-def _grid(lmax: int, degree: int) -> SphereGrid:
-    return grid_for_degree(lmax, degree)
+def _grid(lmax: int, degree: int, device: torch.device) -> SphereGrid:
+    # One per device: a grid that moved would leave captured graphs with the memory of another tensor.
+    return grid_for_degree(lmax, degree).to(device)
 
 
 @cache
@@ -298,7 +299,7 @@ def _contraction(
 
 
 def _grid_contraction(l1: int, l2: int, l3: int, paths: str) -> Callable[[Tensor, Tensor, Tensor], None]:
-    points = _grid(max(l1, l2, l3), l1 + l2 + l3).points.shape[0]
+    points = _grid(max(l1, l2, l3), l1 + l2 + l3, torch.device("cpu")).points.shape[0]
 
     def contract(x: Tensor, y: Tensor, z: Tensor) -> None:
         rows = max(1, SLICE_BYTES // (3 * points * x.shape[2] * x.element_size()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import pi
+from math import expm1, pi
 
 import torch
 from torch import Tensor
@@ -59,8 +59,7 @@ def exp_envelope(r: Tensor, cutoff: Tensor | float, start: float = 0.8, sharpnes
     """
     t = ((r - start * cutoff) / ((1 - start) * cutoff)).clamp(0.0, 1.0)
     x = 2 * torch.minimum(t, 1 - t)
-    c = torch.tensor(sharpness, dtype=r.dtype, device=r.device)
-    g = torch.expm1(c * x) / torch.expm1(c) * x**2 * torch.sin(pi * x / 2)
+    g = torch.expm1(sharpness * x) * (1.0 / expm1(sharpness)) * x**2 * torch.sin(pi * x / 2)
     return torch.where(t < 0.5, 1 - 0.5 * g, 0.5 * g)
 
 
