@@ -7,6 +7,7 @@ request computes anew.
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,7 @@ from ..datasets.structure import Structure
 from ..potentials import locate
 from ..potentials.artefact import SUFFIX, Artefact, artefact_beside
 from ..potentials.base import energy_and_gradient, predict
+from ..potentials.captured import CapturedStep, CaptureError, suits
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -54,7 +56,8 @@ class Calculator(AseCalculator):
         model: a shipped model's name, the path of a checkpoint or of an artefact (``.pt2``, `tesseral export`), or
             a `Potential`. A `Potential` is copied: what happens to the original later (training, `.to`) does not
             change this calculator. An artefact that lies beside the checkpoint and was exported from it is used
-            for structures of at most `SMALL` atoms, where it is faster than the kernels.
+            for structures of at most `SMALL` atoms, where it is faster than the kernels. On a GPU other structures
+            of up to `captured.LARGEST` atoms run as one CUDA graph, unless TESSERAL_BACKEND chooses the kernels.
         device: "cpu", "cuda", "cuda:1" …; None: the model's own device, the CPU for a name or path.
         dtype: "float32" or "float64"; None: as the model was stored.
         skin: Å added to the neighbour list so that steps can share it; results never depend on it.
@@ -84,6 +87,7 @@ class Calculator(AseCalculator):
         super().__init__()
         self.model: Any = own_model(model, device=device, dtype=dtype)
         self.artefact = self._artefact(model)
+        self.captured = CapturedStep(self.model) if suits(self.model) else None
         self.model_name = str(model) if isinstance(model, (str, PathLike)) else self.model.architecture
         self.neighbors = SkinList(self.model.cutoff, skin)
         self._inputs: dict[str, Any] = {}
@@ -150,14 +154,8 @@ class Calculator(AseCalculator):
                 "the calculator has no atoms yet; attach it (atoms.calc = calculator) and ask the atoms"
             )
         forces = any(name not in ENERGIES for name in properties)
-        graph = self.graph(structure_atoms)
-        stress: Literal["auto", False] = "auto" if forces else False
-        model = self.artefact if self.artefact is not None and len(structure_atoms) <= SMALL else self.model
-        if isinstance(model, Artefact):
-            prediction = model.predict(graph, forces=forces, stress=stress)
-        else:
-            prediction = predict(model, graph, forces=forces, stress=stress)
-        results = self._results(prediction)
+        graph = self._host_graph(structure_atoms)
+        results = self._results(self._predict(graph, forces, "auto" if forces else False))
         self.results, self.atoms = results, structure_atoms.copy()
         self._inputs = self._read_inputs(structure_atoms)
 
@@ -166,18 +164,7 @@ class Calculator(AseCalculator):
 
         Raises UserError for unknown elements, missing charge or spin, bad geometry.
         """
-        inputs = self._read_inputs(atoms)
-        for key, value in inputs.items():
-            if value is None:
-                raise UserError(
-                    f"the model {self.model_name} takes the {key} of the structure as input and atoms.info "
-                    f"has none; set atoms.info[{key!r}], there is no default"
-                )
-        structure = Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **inputs)
-        edges = self.neighbors.update(structure.positions, structure.cell, structure.pbc)
-        graph = graph_from_structure(structure, self.model.cutoff, dtype=torch.float64, neighbors=edges)
-        device = self.model.device
-        return graph if device.type == "cpu" else graph.to(device)
+        return self._on_device(self._host_graph(atoms))
 
     def in_plane_virial(self, atoms: Atoms) -> np.ndarray:
         """Virial −dE/dε (3, 3) in eV, projected on the span of the one, two or three periodic axes.
@@ -192,6 +179,36 @@ class Calculator(AseCalculator):
         periodic = atoms.cell.array[atoms.pbc]
         span = np.linalg.pinv(periodic) @ periodic  # projector on the periodic directions
         return span @ virial @ span
+
+    def _host_graph(self, atoms: Atoms) -> Graph:
+        inputs = self._read_inputs(atoms)
+        for key, value in inputs.items():
+            if value is None:
+                raise UserError(
+                    f"the model {self.model_name} takes the {key} of the structure as input and atoms.info "
+                    f"has none; set atoms.info[{key!r}], there is no default"
+                )
+        structure = Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **inputs)
+        edges = self.neighbors.update(structure.positions, structure.cell, structure.pbc)
+        return graph_from_structure(structure, self.model.cutoff, dtype=torch.float64, neighbors=edges)
+
+    def _on_device(self, graph: Graph) -> Graph:
+        device = self.model.device
+        return graph if device.type == "cpu" else graph.to(device)
+
+    def _predict(self, graph: Graph, forces: bool, stress: Literal["auto", False]) -> Prediction:
+        n = graph.numbers.shape[0]
+        if isinstance(self.model, Artefact):
+            return self.model.predict(self._on_device(graph), forces=forces, stress=stress)
+        if self.artefact is not None and n <= SMALL:
+            return self.artefact.predict(self._on_device(graph), forces=forces, stress=stress)
+        if self.captured is not None and self.captured.takes(n):
+            try:
+                return self.captured.predict(graph, forces=forces, stress=stress)
+            except CaptureError as error:
+                self.captured = None
+                warnings.warn(f"{self.model_name} runs without CUDA graphs, slower: {error}", stacklevel=2)
+        return predict(self.model, self._on_device(graph), forces=forces, stress=stress)
 
     def _strain_derivative(self, graph: Graph) -> np.ndarray:
         """Derivative of the energy with respect to strain (3, 3) in eV."""

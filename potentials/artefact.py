@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from zipfile import BadZipFile, ZipFile
@@ -19,7 +20,7 @@ from ..datasets.elements import MAX_Z
 from ..datasets.errors import UserError
 from ..datasets.graph import Graph
 from .base import Potential, Prediction, check_known, checked_periodic
-from .export import FORMAT, FORMAT_VERSION, METADATA_KEY, header, padded
+from .export import FORMAT, FORMAT_VERSION, METADATA_KEY, Outputs, header, padded
 
 SUFFIX = ".pt2"
 
@@ -53,7 +54,54 @@ def read_artefact_header(path: str | Path) -> dict[str, Any]:
     return found
 
 
-class Artefact:
+class Deployment(ABC):
+    """What predicts one structure at a time from the inputs of `export.Deployed`.
+
+    Args:
+        elements: atomic numbers that the model knows.
+        cutoff: Å.
+    """
+
+    def __init__(self, elements: tuple[int, ...], cutoff: float):
+        self.elements, self.cutoff = elements, cutoff
+        self.index = torch.full((MAX_Z + 1,), -1)
+        self.index[list(elements)] = torch.arange(len(elements))
+
+    def predict(
+        self, graph: Graph, *, forces: bool = True, stress: bool | Literal["auto"] = "auto"
+    ) -> Prediction:
+        """As `potentials.base.predict`, of one structure.
+
+        Raises:
+            UserError: unknown element, or stress demanded of a structure without three periodic axes.
+            ValueError: a batch of several structures.
+        """
+        periodic = checked_periodic(graph, stress)
+        volume = torch.linalg.det(graph.cell[0].double()).abs() if bool(periodic.all()) else None
+        energy, energies, net, derivative = self.evaluate(graph, volume)
+        result = Prediction(energy[None], energies, net if forces else None)
+        if stress is not False and volume is not None:
+            result.stress, result.stress_mask = derivative[None], periodic
+        return result
+
+    def evaluate(self, graph: Graph, volume: Tensor | None = None) -> Outputs:
+        """Energy, energies, forces and derivative of the energy with respect to strain ``(6,)``, over `volume`."""
+        if graph.n_graphs != 1:
+            raise ValueError(f"one structure at a time, got {graph.n_graphs}")
+        check_known(graph.numbers, self.index[graph.numbers.cpu()], self.elements)
+        n, vectors = graph.numbers.shape[0], graph.edge_vectors().double().contiguous()
+        volume = vectors.new_ones(()) if volume is None else volume
+        energy, energies, net, derivative = self.run(
+            graph.numbers, graph.edge_index.contiguous(), vectors, volume
+        )
+        return energy, energies[:n], net[:n], derivative
+
+    @abstractmethod
+    def run(self, numbers: Tensor, edge_index: Tensor, vectors: Tensor, volume: Tensor) -> Outputs:
+        """As `export.Deployed`, for any number of atoms and edges; ghosts may follow the atoms in the results."""
+
+
+class Artefact(Deployment):
     """An exported potential in memory, ready to predict; what users hold is the calculator around it.
 
     Args:
@@ -81,8 +129,7 @@ class Artefact:
         self.path, self.header = Path(path), read_artefact_header(path)
         self.device = torch.device(device or self.header["device"])
         self.dtype = getattr(torch, self.header["dtype"])
-        self.elements = tuple(self.header["elements"])
-        self.cutoff = float(self.header["cutoff"])
+        super().__init__(tuple(self.header["elements"]), float(self.header["cutoff"]))
         self.architecture, self.conservative = self.header["architecture"], self.header["conservative"]
         if self.device.type != self.header["device"] or dtype not in (None, self.dtype):
             wanted = str(dtype or self.dtype).removeprefix("torch.")
@@ -94,41 +141,18 @@ class Artefact:
             raise UserError(
                 f"{path} was exported for a GPU and torch finds none here; export with --device cpu"
             )
-        self.index = torch.full((MAX_Z + 1,), -1)
-        self.index[list(self.elements)] = torch.arange(len(self.elements))
         self._run = self._load()
 
     def fingerprint(self) -> str:
         """As of the model that was exported, see `Potential.fingerprint`."""
         return str(self.header["weights"])
 
-    def predict(
-        self, graph: Graph, *, forces: bool = True, stress: bool | Literal["auto"] = "auto"
-    ) -> Prediction:
-        """As `potentials.base.predict`, of one structure.
-
-        Raises:
-            UserError: unknown element, or stress demanded of a structure without three periodic axes.
-            ValueError: a batch of several structures.
-        """
-        periodic = checked_periodic(graph, stress)
-        volume = torch.linalg.det(graph.cell[0].double()).abs() if bool(periodic.all()) else None
-        energy, energies, net, derivative = self.evaluate(graph, volume)
-        result = Prediction(energy[None], energies, net if forces else None)
-        if stress is not False and volume is not None:
-            result.stress, result.stress_mask = derivative[None], periodic
-        return result
-
-    def evaluate(self, graph: Graph, volume: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Energy, energies, forces and derivative of the energy with respect to strain ``(6,)``, over `volume`."""
-        if graph.n_graphs != 1:
-            raise ValueError(f"an artefact takes one structure at a time, got {graph.n_graphs}")
-        check_known(graph.numbers, self.index[graph.numbers.cpu()], self.elements)
-        one = torch.ones((), dtype=torch.float64, device=self.device)
-        n, vectors = graph.numbers.shape[0], graph.edge_vectors().double().contiguous()
-        system = padded(graph.numbers, graph.edge_index.contiguous(), vectors, self.cutoff)
-        energy, energies, net, derivative = self._run(*system, one if volume is None else volume)
-        return energy, energies[:n], net[:n], derivative
+    def run(self, numbers: Tensor, edge_index: Tensor, vectors: Tensor, volume: Tensor) -> Outputs:
+        """On the artefact's device."""
+        energy, energies, net, derivative = self._run(
+            *padded(numbers, edge_index, vectors, self.cutoff), volume
+        )
+        return energy, energies, net, derivative
 
     def _load(self) -> Any:
         where = -1 if self.device.index is None else self.device.index
