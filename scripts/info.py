@@ -19,6 +19,7 @@ def run(args: argparse.Namespace) -> None:
         "devices": devices(),
         "kernel_backends": backends(),
         "kernels": kernel_choices(),
+        "steps": step_choices(),
         "models": models(),
     }
     for name, number in versions().items():
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"\nkernels on {device}, float32")
         for name, line in lines.items():
             print(f"  {name:20} {line.partition(': ')[2]}")
+        if device in facts["steps"]:
+            print(f"  {'whole steps':20} {facts['steps'][device]}")
     print("\nshipped models")
     for name, header in facts["models"].items():
         print(f"  {name:20} {one_line(header)}")
@@ -66,6 +69,15 @@ def kernel_choices() -> dict[str, dict[str, str]]:
 
     kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {kind: {name: explain(name, torch.zeros(1, device=kind)) for name in OPERATIONS} for kind in kinds}
+
+
+def step_choices() -> dict[str, str]:
+    """For every device, how the calculator runs whole steps, and why."""
+    import torch
+
+    from ..potentials import captured
+
+    return {"cuda": captured.explain()} if torch.cuda.is_available() else {}
 
 
 def models() -> dict[str, dict[str, Any]]:

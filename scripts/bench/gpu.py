@@ -4,7 +4,8 @@ Needs torch, numpy, triton and cupy only. A source tree that is not installed is
 it: ``mkdir py; ln -s "$PWD" py/tesseral; PYTHONPATH=py python -m tesseral.scripts.bench.gpu -o gpu.json``.
 
 Compares values, gradients and second derivatives of every operation with the reference in float64, then times the
-kernels against the bytes that they must move at the bandwidth of a plain copy, measured in the same run.
+kernels against the bytes that they must move at the bandwidth of a plain copy, measured in the same run. Last come
+whole steps of small systems, with and without a CUDA graph (`gpu_steps`).
 """
 
 from __future__ import annotations
@@ -63,11 +64,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("no CUDA device: this benchmark is for a GPU (--rehearse tries it without one)")
     device, sizes = ("cpu", REHEARSAL) if args.rehearse else ("cuda", Sizes())
     from ...kernels import use_backend
+    from .gpu_steps import steps
 
     record: dict[str, Any] = {"machine": machine(device), "sizes": asdict(sizes)}
     with use_backend("triton") if args.rehearse else nullcontext():
         record["correctness"] = list(correctness(device, sizes))
         record["timings"] = list(timings(device, sizes))
+    with use_backend("reference") if args.rehearse else nullcontext():
+        rows = list(steps(device, 5 * sizes.repeats))
+    record["correctness"] += [row for row in rows if "right" in row]
+    record["steps"] = [row for row in rows if "right" not in row]
     if args.output:
         args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     wrong = [row for row in record["correctness"] if not row["right"]]

@@ -24,6 +24,7 @@ def test_rehearsal(tmp_path):
     assert len(record["correctness"]) > 20
     assert all(row["right"] for row in record["correctness"])
     assert {"L=1 C=2 message", "L=1 C=2 double backward"} <= {row["kernel"] for row in record["timings"]}
+    assert [row["step"] for row in record["steps"]] == ["2 atoms float32", "2 atoms float64"]
 
 
 def test_a_gpu_is_asked_for(tmp_path):
