@@ -211,14 +211,14 @@ class NoHostData(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def meta_is_gpu(monkeypatch):
-    """The device "meta" stands for a GPU with all kernels: data that the host asked for would be an error there."""
+@pytest.fixture(params=["triton cupy", "triton"])
+def meta_is_gpu(monkeypatch, request):
+    """The device "meta" stands for a GPU with these kernels: data that the host asked for would be an error there."""
     import importlib
 
     backends = importlib.import_module("tesseral.kernels.backends")
-    monkeypatch.setitem(backends.DEVICES, "triton", "meta")
-    monkeypatch.setitem(backends.DEVICES, "cupy", "meta")
+    for name in request.param.split():
+        monkeypatch.setitem(backends.DEVICES, name, "meta")
     monkeypatch.setitem(backends._PLACES, "meta", "meta")
     monkeypatch.setattr(backends, "_reason_against", lambda name: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device=None: False)  # knows no "meta"
