@@ -182,7 +182,9 @@ class Tesseral(Potential):
         # One extra node per species, without neighbours: its energy is subtracted from every atom of that species.
         everyone = torch.cat([species, torch.arange(n_species, device=species.device)])
         extended = plan.with_isolated_nodes(n_species)
-        edges = self._edges(everyone, vectors, extended)
+        lengths = vectors.square().sum(-1).sqrt()
+        pairs = () if self.repulsion is None else self.repulsion.pairs(species, plan, lengths.dtype)
+        edges = self._edges(vectors, lengths, pairs)
         own = self.embedding[everyone]
         energies = torch.zeros_like(own[:, 0])
         for layer, readout, width in zip(self.layers, self.readouts, self._widths, strict=True):
@@ -192,14 +194,13 @@ class Tesseral(Potential):
         # The difference is 0 up to rounding for an atom without neighbours; make it exact.
         interaction = torch.where(plan.has_neighbours, interaction, 0.0)
         if self.repulsion is not None:
-            interaction = interaction + self.repulsion(species, vectors.square().sum(-1).sqrt(), plan)
+            interaction = interaction + self.repulsion(pairs, lengths, plan)
         return interaction
 
-    def _edges(self, species: Tensor, vectors: Tensor, plan: GraphPlan) -> Tensor:
+    def _edges(self, vectors: Tensor, lengths: Tensor, pairs: tuple[Tensor, ...]) -> Tensor:
         """Harmonics and radial functions of every edge ``(E, (lmax+1)^2 + n_radial)``."""
-        r = vectors.square().sum(-1).sqrt()
-        envelope = polynomial_envelope(r, self.cutoff)
+        envelope = polynomial_envelope(lengths, self.cutoff)
         if self.repulsion is not None:
-            envelope = envelope * self.repulsion.quiet(species, r, plan)
-        radial = sinc_basis(r, self.frequencies, self.cutoff) * envelope[:, None]
+            envelope = envelope * self.repulsion.quiet(pairs, lengths)
+        radial = sinc_basis(lengths, self.frequencies, self.cutoff) * envelope[:, None]
         return torch.cat([spherical_harmonics(vectors, self.config.lmax), radial], dim=1)
