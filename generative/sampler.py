@@ -34,6 +34,7 @@ class SamplerOptions:
     calls: network calls (None: one per noise level). eta: 1 ancestral, 0 deterministic coordinates.
     resample: rounds per step, going back into the noise in between; helps a fixed part and its surroundings to agree.
     likeliest: the last step takes the likeliest classes; published: they are drawn.
+    temperature: divides the logits of classes; below 1 the unlikely ones, which few steps cannot mend, come up less.
 
     Raises:
         UserError: values out of range.
@@ -43,10 +44,13 @@ class SamplerOptions:
     eta: float = 1.0
     resample: int = 1
     likeliest: bool = False
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1 or self.resample < 1 or (self.calls is not None and self.calls < 1):
             raise UserError(f"sampling needs eta in [0, 1], resample >= 1 and steps >= 1, got {self}")
+        if not self.temperature > 0:
+            raise UserError(f"sampling needs a temperature > 0, got {self.temperature:g} (0.5 to 1 is useful)")
 
 
 @dataclass
@@ -162,7 +166,7 @@ def sample(
         for repeat in range(options.resample if s else 1):
             if repeat:
                 state = diffusion.again(state, streams, t=t, s=s)
-            prediction = denoiser(state, torch.full_like(n_atoms, t))
+            prediction = _sharpened(denoiser(state, torch.full_like(n_atoms, t)), options.temperature)
             for change in (guide, fixed):
                 if change is not None:
                     prediction = change(prediction, state, t)
@@ -171,6 +175,13 @@ def sample(
         _tell(callback, diffusion, state, s)
     state = diffusion.classes(state)
     return state if fixed is None else fixed.exactly(state)
+
+
+def _sharpened(prediction: Prediction, temperature: float) -> Prediction:
+    if temperature == 1.0:
+        return prediction
+    atoms = tuple(logits / temperature for logits in prediction.atoms)
+    return prediction._replace(atoms=atoms, bonds=prediction.bonds / temperature)
 
 
 def _given(logits: Tensor, classes: Tensor, fixed: Tensor) -> Tensor:

@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eta", type=float, default=1.0, help="noise of the steps, 1 ancestral … 0 (default 1)"
     )
     parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="of elements, charges and bonds; below 1 fewer are invalid, and less varied (default 1)",
+    )
+    parser.add_argument(
         "--atoms", metavar="18|12-24", help="atoms of each molecule (default: as in the training data)"
     )
     parser.add_argument(
@@ -182,7 +189,7 @@ def _chunks(
     from ..datasets.store_writer import write_store
     from ..generative.sampler import SamplerOptions
 
-    options = SamplerOptions(args.steps, args.eta, resample=args.resample)
+    options = SamplerOptions(args.steps, args.eta, resample=args.resample, temperature=args.temperature)
     settings: dict[str, Any] = {"seed": args.seed, "options": options, **wished}
     settings["atoms"] = (
         _range("--atoms", args.atoms) if args.fix is None else _range("--add-atoms", args.add_atoms)
@@ -212,6 +219,7 @@ def _kept(args: argparse.Namespace, first: int) -> Path:
         args.n,
         args.steps,
         args.eta,
+        args.temperature,
         args.atoms,
         args.fix,
         args.add_atoms,

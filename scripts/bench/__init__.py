@@ -103,6 +103,9 @@ def _add_generative(kinds: Any) -> None:
         "--eta", type=float, default=1.0, help="noise of the steps, 1 ancestral … 0 (default 1)"
     )
     generative.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="of elements, charges and bonds (default 1)"
+    )
+    generative.add_argument(
         "--reference", metavar="FILE", help="SMILES or molecules of the training data, for novelty and likeness"
     )
     generative.add_argument("--fcd", action="store_true", help="also the Fréchet ChemNet distance")
@@ -199,6 +202,7 @@ def _generative(args: argparse.Namespace) -> None:
         seeds=tuple(range(args.seed, args.seed + args.seeds)),
         steps=_steps(args.steps),
         eta=args.eta,
+        temperature=args.temperature,
         device=check_device(args.device),
         reference=args.reference,
         fcd=args.fcd,

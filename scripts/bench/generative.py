@@ -51,6 +51,7 @@ class Plan:
     seeds: tuple[int, ...]
     steps: tuple[int, ...] | None = None
     eta: float = 1.0
+    temperature: float = 1.0
     device: str = "cpu"
     reference: str | None = None
     fcd: bool = False
@@ -74,6 +75,7 @@ def bench(plan: Plan) -> dict[str, Any]:
             "n_per_seed": plan.n,
             "seeds": list(plan.seeds),
             "eta": plan.eta,
+            "temperature": plan.temperature,
             "reference": Path(plan.reference).name if plan.reference else None,
             "interval": f"{100 * CONFIDENCE:.0f} %, Student's t over seeds",
         },
@@ -124,7 +126,7 @@ def _reports(
     from ...generative.sampler import SamplerOptions
     from .._cli import progress
 
-    options = SamplerOptions(calls=steps, eta=plan.eta)
+    options = SamplerOptions(calls=steps, eta=plan.eta, temperature=plan.temperature)
     model.sample(WARM_UP, options=SamplerOptions(calls=min(2, steps)))
     for seed in progress(plan.seeds, description=label, unit="seeds"):
         wall, cpu = time.perf_counter(), time.process_time()

@@ -302,3 +302,24 @@ def test_wishes_out_of_range_are_refused():
         sample(denoise, diffusion, torch.tensor([3]), seed=0, options=SamplerOptions(calls=21))
     with pytest.raises(UserError, match="eta"):
         SamplerOptions(eta=1.5)
+
+
+def test_temperature_divides_the_logits_of_classes_alone():
+    denoise, diffusion = network()
+    n_atoms = torch.tensor([3, 7])
+
+    def divided(noisy, t):
+        found = denoise(noisy, t)
+        return Prediction(found.positions, tuple(x / 0.5 for x in found.atoms), found.bonds / 0.5)
+
+    def drawn(denoiser, temperature):
+        options = SamplerOptions(10, temperature=temperature)
+        return sample(denoiser, diffusion, n_atoms, seed=3, options=options, dtype=torch.float64)
+
+    ours, expected, plain = drawn(denoise, 0.5), drawn(divided, 1.0), drawn(denoise, 1.0)
+    assert torch.equal(ours.atoms, expected.atoms)
+    assert torch.equal(ours.bonds, expected.bonds)
+    assert torch.equal(ours.positions, expected.positions)
+    assert not torch.equal(ours.positions, plain.positions)
+    with pytest.raises(UserError, match="temperature"):
+        SamplerOptions(temperature=0.0)
