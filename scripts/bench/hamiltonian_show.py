@@ -96,9 +96,12 @@ def _panel(axes: Any, record: dict[str, Any], path: str, key: tuple[str, str], l
         axes.plot(*zip(*series[side], strict=True), marker="o", markersize=4, color=colours[side], label=side)
     ours, theirs = dict(series.get("sphnet", ())), dict(series.get(PEER, ()))
     for n in sorted(ours.keys() & theirs.keys()):
-        text = f"{theirs[n] / ours[n]:.1f}×" if key[0] == "times" else f"{100 * ours[n] / theirs[n]:.0f} %"
+        text = f"{100 * ours[n] / theirs[n]:.0f} %"
+        if key[0] == "times":
+            text = f"{record['sizes'][str(n)]['ratios'][path]['sphnet']['median']:.1f}×"
         above: dict[str, Any] = {"xytext": (0, -11), "textcoords": "offset points", "ha": "center"}
         axes.annotate(text, (n, ours[n]), fontsize=7, color=TEAL, **above)
+    axes.margins(0.12, 0.14)
     sizes: Sequence[int] = [int(n) for n in record["sizes"]]
     axes.set(xscale="log", yscale="log", xlabel="atoms", ylabel=label, xticks=sizes)
     axes.set_xticklabels([str(n) for n in sizes])
