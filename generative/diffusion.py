@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..training.config import ConfigError, option
 from .eqgat import Prediction
-from .molecules import Layout, Molecules
+from .layout import Layout
+from .molecules import Molecules
 from .noise import CategoricalNoise, ClassNoise, Draw, GaussianClasses, GaussianNoise, Times
 from .pocket import Pockets
 from .schedule import adaptive_cosine, snr_weights

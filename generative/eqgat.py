@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..training.config import ConfigError, option
-from .molecules import Layout
+from .layout import Layout
 from .pocket import JointGraph
 
 Graph = Layout | JointGraph

@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..datasets.structure import Structure
+from .layout import Layout
 from .streams import Streams
-
-if TYPE_CHECKING:
-    from .molecules import Layout
 
 CUTOFF = 5.0  # Å
 JITTER = 0.1  # Å, noise of the pocket's coordinates in training

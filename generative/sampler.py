@@ -12,7 +12,8 @@ from torch import Tensor
 from ..datasets.errors import UserError
 from .diffusion import Diffusion
 from .eqgat import Prediction
-from .molecules import Layout, Molecules
+from .layout import Layout
+from .molecules import Molecules
 from .open_valences import OpenValences
 from .pocket import EncodedPocket, Pockets
 from .schedule import strided_times

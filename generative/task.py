@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from ..training.config import ConfigError, option
 from ..training.task import Losses, Task
 from .eqgat import Prediction
+from .layout import Layout
 from .model import EqgatDiff
-from .molecules import Layout, Molecules
+from .molecules import Molecules
 from .streams import Streams
 
 COMPILE_TOLERANCE = 1e-3  # of the gradient's norm

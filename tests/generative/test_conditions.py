@@ -16,9 +16,10 @@ from tesseral.generative.conditions import Conditions, property_of
 from tesseral.generative.diffusion import Diffusion, DiffusionConfig
 from tesseral.generative.eqgat import Eqgat, EqgatConfig, Prediction
 from tesseral.generative.fit import GeneratorTraining, train
+from tesseral.generative.layout import Layout
 from tesseral.generative.loader import encode_all
 from tesseral.generative.model import EqgatDiff
-from tesseral.generative.molecules import Layout, collate
+from tesseral.generative.molecules import collate
 from tesseral.generative.sampler import SamplerOptions, sample
 from tesseral.generative.task import GeneratorTask
 from tesseral.generative.vocabulary import Vocabulary

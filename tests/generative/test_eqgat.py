@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tesseral.generative.eqgat import PRESETS, Eqgat, EqgatConfig, attend
-from tesseral.generative.molecules import Layout
+from tesseral.generative.layout import Layout
 from tesseral.generative.vocabulary import published_vocabulary
 
 SMALL = EqgatConfig(scalars=12, vectors=5, edges=6, layers=3)

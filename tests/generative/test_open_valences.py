@@ -8,7 +8,8 @@ from tesseral.generative.chemistry import core_rmsd
 from tesseral.generative.data import embedded, fixed_part
 from tesseral.generative.eqgat import Prediction
 from tesseral.generative.hydrogens import implicit_hydrogens
-from tesseral.generative.molecules import Layout, Molecules
+from tesseral.generative.layout import Layout
+from tesseral.generative.molecules import Molecules
 from tesseral.generative.open_valences import OpenValences
 from tesseral.generative.vocabulary import Vocabulary
 

@@ -8,7 +8,8 @@ from tesseral.datasets.errors import UserError
 from tesseral.datasets.structure import Structure
 from tesseral.generative.diffusion import Diffusion, DiffusionConfig, time_weights
 from tesseral.generative.eqgat import Eqgat, EqgatConfig, Prediction
-from tesseral.generative.molecules import Layout, Molecules, collate, encode
+from tesseral.generative.layout import Layout
+from tesseral.generative.molecules import Molecules, collate, encode
 from tesseral.generative.sampler import FixedPart, Recorder, SamplerOptions, sample
 from tesseral.generative.streams import Streams
 from tesseral.generative.task import per_molecule

@@ -8,7 +8,8 @@ import torch
 
 from tesseral.datasets.errors import DataError
 from tesseral.datasets.structure import Structure
-from tesseral.generative.molecules import Layout, collate, decode, encode
+from tesseral.generative.layout import Layout
+from tesseral.generative.molecules import collate, decode, encode
 from tesseral.generative.vocabulary import FLOOR, Vocabulary, published_vocabulary
 
 
