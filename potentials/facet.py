@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 from math import e, log
 from typing import Any
@@ -22,6 +23,7 @@ from .blocks import (
     Convolution,
     DegreeLinear,
     GridMixer,
+    Kept,
     LayerNorm,
     Neighbourhood,
     SpeciesConvolution,
@@ -158,6 +160,7 @@ class Facet(Potential):
         self.register_buffer("scale", torch.tensor(float(scale)))
         self.register_buffer("mean_neighbors", torch.tensor(max(float(mean_neighbors), 1.0)))
         self.r_max = nn.Parameter(torch.tensor(float(config.cutoff)))
+        self._norm = Kept()
         self.frequencies = nn.Parameter(bessel_frequencies(config.n_radial, config.cutoff).float())
         self.embedding = nn.Parameter(torch.randn(n_species, config.embedding))
         widths: list[Channels] = [(config.embedding,), *config.hidden, (config.scalars,)]
@@ -200,12 +203,16 @@ class Facet(Potential):
         # The list was built for `cutoff`; a trained radius beyond it would cut edges off abruptly.
         radius = self.r_max.clamp(max=self.cutoff)
         edges = self._edges(vectors, radius)
-        norm = (self.mean_neighbors * (radius / self.config.cutoff) ** 3) ** -self.config.radial_power
+        norm = self._norm([self.r_max, self.mean_neighbors], partial(self._message_norm, radius))
         own = self.embedding[species]
         for layer in self.layers:
             own = layer(own, Neighbourhood(species, self.embedding, edges, plan, norm))
         output = self.head(own)[:, 0] * _positive(self.species_scale)[species] * _positive(self.global_scale)
         return (output + self.species_shift[species] + self.global_shift) * self.scale
+
+    def _message_norm(self, radius: Tensor) -> Tensor:
+        """Factor of the summed messages: the mean number of neighbours grows with the cube of the trained radius."""
+        return (self.mean_neighbors * (radius / self.config.cutoff) ** 3) ** -self.config.radial_power
 
     def _edges(self, vectors: Tensor, radius: Tensor) -> Tensor:
         """Harmonics and radial functions of every edge ``(E, (lmax+1)^2 + n_radial)``."""

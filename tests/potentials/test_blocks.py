@@ -70,3 +70,25 @@ def test_other_dtype_and_copies(linear):
     torch.testing.assert_close(linear(X), expected(linear))
     linear.double()
     torch.testing.assert_close(linear(X.double()), expected(linear, X.double()))
+
+
+def test_facet_keeps_no_norm_of_an_old_radius():
+    from tesseral.datasets.statistics import Statistics
+    from tesseral.kernels.plan import GraphPlan
+    from tesseral.potentials import build
+
+    torch.manual_seed(2)
+    model = build("facet", {"hidden": ((8, 4, 4, 4),), "scalars": 8}, Statistics([1], {1: 0.0}, 1.0, 1.0, 2.0, 0, 0))
+    model = model.double().requires_grad_(False)
+    for scales in model.layers[0].norm.parameters():
+        scales.fill_(0.5)
+    species, vectors = torch.zeros(2, dtype=torch.int64), torch.tensor([[0.0, 0.3, 1.0], [0.0, -0.3, -1.0]]).double()
+    plan = GraphPlan.build(torch.tensor([[1, 0], [0, 1]]), torch.tensor([0, 1, 2]))
+    before = model.atomic_energies(species, vectors, plan)
+    kept = model._norm._value
+    torch.testing.assert_close(model.atomic_energies(species, vectors, plan), before)
+    assert model._norm._value is kept
+    model.r_max.mul_(0.9)
+    changed = model.atomic_energies(species, vectors, plan)
+    assert not torch.equal(changed, before)
+    torch.testing.assert_close(changed, copy.deepcopy(model).atomic_energies(species, vectors, plan))
