@@ -17,11 +17,12 @@ from ..datasets.source import Source
 from ..datasets.statistics import Statistics, compute_statistics
 from ..training import data as training_data
 from ..training.checkpoint import read_checkpoint, write_checkpoint
-from ..training.config import ConfigError, option, read_yaml, to_dict, to_yaml
+from ..training.config import ConfigError, option, to_dict
 from ..training.data import DataOptions, DataSets
-from ..training.fit import STATE_NAME, device_of, fit
+from ..training.fit import device_of, fit
 from ..training.optimizers import freeze
 from ..training.options import OptimizerOptions, ScheduleOptions, TrainingOptions
+from ..training.run_folder import check_same, start_folder
 from ..training.state import seed_generators, torch_settings
 from .base import Potential, energy_and_gradient, predict
 from .loss import LossOptions
@@ -64,7 +65,6 @@ class PotentialTraining:
 
 
 FACTS = "statistics.json"
-RESULTS = (STATE_NAME, "best.safetensors", "model.safetensors")
 
 
 def train(config: PotentialTraining, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def train(config: PotentialTraining, *, resume: bool = False, force: bool = Fals
     main_process = training_data.distributed_rank() == 0
     device_of(config.training)
     if resume:
-        _check_same(config, folder)
+        check_same(config, folder, free=("data.test", "data.workers"))
     elif main_process:
-        _fresh_folder(folder, force)
+        start_folder(config, folder, force=force, also=(FACTS,))
     with torch_settings(threads=config.training.threads, precision=config.training.precision):
         seed_generators(config.training.seed)
         data = training_data.open_data(config.data, seed=config.training.seed)
@@ -89,7 +89,6 @@ def train(config: PotentialTraining, *, resume: bool = False, force: bool = Fals
         else:
             model, facts = _new_model(config, data.train)
         if main_process and not resume:
-            (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
             (folder / FACTS).write_text(json.dumps(facts.to_dict(), indent=1), encoding="utf-8")
         freeze(model, config.model.freeze)
         task = PotentialTask(
@@ -295,49 +294,3 @@ def _compile(training: TrainingOptions, task: PotentialTask, loader: Any) -> Non
         task.evaluate = energy_and_gradient
     kept = "eager" if task.evaluate is energy_and_gradient else "compiled"
     print(f"training step {1e3 * slow:.0f} ms eager, {1e3 * fast:.0f} ms compiled: {kept}")
-
-
-def _fresh_folder(folder: Path, force: bool) -> None:
-    """Make the run folder; with `force` remove an earlier run's files from it."""
-    import shutil
-
-    if any((folder / name).exists() for name in RESULTS) and not force:
-        raise ConfigError(
-            f"{folder} holds a training already; continue it with --resume, choose another folder with "
-            "run=FOLDER, or replace it with --force"
-        )
-    for name in (*RESULTS, "metrics.csv", FACTS, "config.yaml"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("tb", "weights"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _check_same(config: PotentialTraining, folder: Path) -> None:
-    """A resumed training must be the one that was started; only its length and saving may change."""
-    if not (folder / "config.yaml").exists():
-        raise ConfigError(f"{folder} has no training to resume; start it without --resume")
-    before, now = _flat(read_yaml(folder / "config.yaml")), _flat(to_dict(config))
-    changed = [key for key in now if now[key] != before.get(key, now[key]) and not _may_change(key)]
-    if changed:
-        raise ConfigError(
-            f"--resume continues the training in {folder}, but the configuration differs in {', '.join(changed)}; "
-            "restore these, or start a new run with run=FOLDER"
-        )
-
-
-def _may_change(key: str) -> bool:
-    """Settings that leave the course of a training as it is, or say how long it is."""
-    section, _, name = key.partition(".")
-    if section == "training":
-        return name not in ("seed", "precision", "ema")
-    return key in ("run", "data.test", "data.workers")
-
-
-def _flat(data: dict[str, Any]) -> dict[str, str]:
-    """`section.key` to the value as text, of a configuration's plain form."""
-    flat = {}
-    for section, value in data.items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        flat.update({f"{section}.{key}".rstrip("."): json.dumps(v, sort_keys=True) for key, v in inner})
-    return flat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,7 @@ from . import _drawing as drawing
 from . import _figures as figures
 from . import _page as page
 from . import _sections as sections
-
-if TYPE_CHECKING:
-    from .demo import Step
+from ._tour import Step
 
 MOLECULE = "3-(benzyloxy)pyridin-2-amine"
 

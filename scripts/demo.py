@@ -12,30 +12,16 @@ import os
 import shlex
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from ..datasets.errors import UserError
 from ._cli import COMMAND_LINE, add_common, refuse_overwrite, write_text
+from ._tour import Step
 
 EXAMPLE = "tesseral demo -o demo"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TRAINING_MINUTES = 1.25
-
-
-@dataclass
-class Step:
-    """One command of the tour: its words, what it printed, how long it took (s)."""
-
-    words: list[str]
-    output: str
-    seconds: float
-
-    @property
-    def text(self) -> str:
-        """Command and output as on a terminal."""
-        return f"$ tesseral {shlex.join(self.words)}\n{self.output}".rstrip()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

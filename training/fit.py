@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +13,10 @@ from typing import Any
 import torch
 
 from .config import ConfigError
+from .interrupt import StopSignals
 from .options import OptimizerOptions, ScheduleOptions, TrainingOptions
-from .state import torch_settings
+from .state import STATE_NAME, torch_settings
 from .task import Task, Trainee
-
-STATE_NAME = "last.state.safetensors"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -89,36 +86,6 @@ def device_of(training: TrainingOptions) -> torch.device:
     if device is None or not known:
         raise ConfigError(f"training.device={training.device}: usable here are {', '.join(usable)}")
     return device
-
-
-class StopSignals:
-    """Notes the first Ctrl-C or SIGTERM instead of dying from it; a second one acts as it did before."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.kept: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            self.kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self.install()
-        return self
-
-    def install(self) -> None:
-        """Take the signals over (again: Lightning puts its own handler in place at the start of a run)."""
-        for number in self.kept:
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.asked = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.kept.items():
-            signal.signal(number, handler)
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
 
 
 @contextmanager

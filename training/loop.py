@@ -19,9 +19,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from ..datasets.errors import UserError
 from . import distributed
 from .checkpoint import STATE_FORMAT, read_checkpoint, write_checkpoint, write_shards
-from .fit import STATE_NAME, StopSignals
+from .interrupt import StopSignals
 from .records import Records
-from .state import flatten, random_state, seed_generators, set_random_state, unflatten
+from .state import STATE_NAME, flatten, random_state, seed_generators, set_random_state, unflatten
 from .task import Trainee
 
 AGREE_EVERY = 10  # steps between agreements of all processes on time and signals

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ConfigError, read_yaml, to_dict, to_yaml
-from .fit import STATE_NAME
+from .state import STATE_NAME
 
 CONFIG = "config.yaml"
 RESULTS = (STATE_NAME, "best.safetensors", "model.safetensors")

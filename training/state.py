@@ -15,6 +15,7 @@ from torch import Tensor
 from . import distributed
 
 TAG = "__tesseral__"
+STATE_NAME = "last.state.safetensors"  # in the folder of a training
 
 
 def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
