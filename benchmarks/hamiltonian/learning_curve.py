@@ -117,7 +117,10 @@ def figure(record: dict[str, Any], path: Path) -> None:
                 axes.plot([int(size) for size in sizes], values, marker="o", markersize=4, color=colour, label=name)
             for row in record["published"].values():
                 axes.plot(row["frames"], row[key], "*", color=SOFT, label="QHNet, published")
+            ticks = sorted({*map(int, sizes), *(row["frames"] for row in record["published"].values())})
             axes.set(xscale="log", yscale="log", xlabel="frames learned from", ylabel=label)
+            axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            axes.xaxis.set_minor_formatter("")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")
             axes.tick_params(axis="y", which="minor", labelsize=7)
