@@ -88,8 +88,6 @@ class Diffusion:
         ]
         self.bonds = self._class_noise(config.bond_exponent, vocabulary.bonds).to(device)
         self.weights = time_weights(config).to(device)
-        exponents = (config.atom_exponent, config.bond_exponent)
-        self.class_levels = [adaptive_cosine(config.steps, exponent) for exponent in exponents]
 
     def to(self, device: torch.device | str) -> Diffusion:
         """The same process with its tables on `device`."""

@@ -153,7 +153,7 @@ def sample(
     options = options or SamplerOptions()
     steps = diffusion.config.steps
     try:
-        times = strided_times(steps, options.calls or steps, diffusion.class_levels)
+        times = strided_times(steps, options.calls or steps)
     except ValueError:
         raise UserError(f"the model has {steps} noise levels: ask for 1..{steps} steps") from None
     layout = Layout.of(n_atoms)

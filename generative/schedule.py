@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 OFFSET = 0.008  # keeps the first steps of the cosine from being noise-free
 SMALLEST_RATIO = 0.05  # of successive levels
 LARGEST_BETA = 0.999
-CROWDED = 0.6  # share of a sampler's calls that follows the classes: of 0, 0.6 and 1 the best at 25 of 100 steps (QM9)
 
 
 def adaptive_cosine(steps: int, exponent: float = 1.0) -> Tensor:
@@ -42,26 +39,12 @@ def snr_weights(levels: Tensor, low: float = 0.05, high: float = 1.5) -> Tensor:
     return (levels / (1 - levels)).clamp(low, high)
 
 
-def strided_times(steps: int, calls: int, levels: Sequence[Tensor] = ()) -> list[int]:
-    """Times T = t_0 > … > t_calls = 0 of a sampler with `calls` network calls.
-
-    Evenly spaced as far as integers allow; with `levels`, ā ``(steps + 1,)`` of some classes, a share of `CROWDED` of
-    the calls goes to where their signal is lost fastest: there classes are decided, and large steps would decide many
-    at once, each without knowing of the others.
+def strided_times(steps: int, calls: int) -> list[int]:
+    """Times T = t_0 > … > t_calls = 0 of a sampler with `calls` network calls, as evenly spaced as integers allow.
 
     Raises:
         ValueError: more calls than steps, or none.
     """
     if not 1 <= calls <= steps:
         raise ValueError(f"calls must lie in 1..{steps}, the steps of the schedule; got {calls}")
-    position = np.linspace(0, 1, steps + 1)
-    if levels:
-        lost = np.mean([1 - level.cpu().numpy() for level in levels], axis=0)
-        position = (1 - CROWDED) * position + CROWDED * (lost - lost[0]) / (lost[-1] - lost[0])
-    wanted = np.interp(np.linspace(0, 1, calls + 1), position, np.arange(steps + 1))
-    times = [0]
-    for t in wanted[1:]:  # one apart at least …
-        times.append(max(round(t), times[-1] + 1))
-    for k in range(calls + 1):  # … and none beyond the last
-        times[calls - k] = min(times[calls - k], steps - k)
-    return times[::-1]
+    return [round(steps * k / calls) for k in range(calls, -1, -1)]

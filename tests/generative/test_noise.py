@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tesseral.generative.noise import CategoricalNoise, GaussianNoise, centred
-from tesseral.generative.schedule import CROWDED, adaptive_cosine, snr_weights, strided_times
+from tesseral.generative.schedule import adaptive_cosine, snr_weights, strided_times
 from tesseral.generative.streams import Streams, choose
 
 ANCHORS = {  # t: levels at exponents 1, 1.5, 2, 2.5 for T = 500
@@ -47,25 +47,14 @@ def test_published_loss_weights():
 
 def test_strided_times():
     assert strided_times(500, 500) == list(range(500, -1, -1))
-    levels = [adaptive_cosine(500, 1.0), adaptive_cosine(500, 1.5)]
-    assert strided_times(500, 500, levels) == list(range(500, -1, -1))
-    for calls, crowded in [(n, some) for n in (1, 7, 100, 333, 499) for some in ((), levels)]:
-        times = strided_times(500, calls, crowded)
+    for calls in (1, 7, 100, 333):
+        times = strided_times(500, calls)
         assert times[0] == 500
         assert times[-1] == 0
         assert len(times) == calls + 1
         assert all(a > b for a, b in pairwise(times))
     with pytest.raises(ValueError, match="501"):
         strided_times(500, 501)
-
-
-def test_strided_times_crowd_where_the_classes_are_decided():
-    """A level that falls within one tenth of the time alone draws a share of CROWDED of the steps there."""
-    levels = torch.ones(501)
-    levels[200:251] = torch.linspace(1, 0, 51)
-    levels[251:] = 0
-    inside = sum(200 <= t <= 250 for t in strided_times(500, 50, [levels]))
-    assert abs(inside - 50 * (CROWDED + (1 - CROWDED) * 0.1)) <= 1
 
 
 @pytest.fixture
