@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .show import BUSY
+from .show import aligned, busy
 
 COLUMNS: tuple[tuple[str, str, float], ...] = (  # heading, number, factor
     ("valid %", "validity", 100),
@@ -38,9 +38,7 @@ def table(record: dict[str, Any]) -> str:
     lines = [["model", "steps", *(heading for heading, _, _ in shown)]]
     for name, steps, numbers, _ in rows:
         lines.append([name, steps, *(_cell(numbers.get(key), factor) for _, key, factor in shown)])
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([*(line.rstrip() for line in text), "", *notes(record)])
+    return "\n".join([aligned(lines), "", *notes(record)])
 
 
 def _rows(record: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], bool]]:
@@ -74,10 +72,7 @@ def notes(record: dict[str, Any]) -> list[str]:
             lines.append(f"{name}, {steps} steps against {max(map(int, model['runs']))}: {', '.join(words)} points")
     for name, facts in record["published"].items():
         lines.append(f"{name}: {facts['data']}; {facts['hardware']}; {facts['source']}")
-    computer = record["machine"]
-    if (computer["load_average"] or 0) > BUSY * computer["cores"]:
-        load = f"{computer['load_average']:.1f} on {computer['cores']} cores"
-        lines.append(f"other programs were running (load {load}): molecules/s is a lower bound, CPU time tells more")
+    lines += busy(record, "molecules/s is a lower bound, CPU time tells more")
     return lines
 
 

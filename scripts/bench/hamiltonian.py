@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 from ...datasets.errors import UserError
 from .hamiltonian_side import PATHS, SIDES, TOLERANCES
 from .kernel_side import ENOUGH, SLOW, SLOW_TURNS, quantiles
-from .machine import commit, machine
+from .machine import head, machine
+from .options import names, say
 from .workers import Worker, WorkerError
 
 COMMAND = [sys.executable, "-m", "tesseral.scripts.bench.hamiltonian_side"]
@@ -53,21 +53,19 @@ def plan(sizes: str, sides: str, paths: str, *, preset: str, repeats: int, seed:
         raise UserError(f"--sizes must be numbers of atoms, as in 20,40,80, got {sizes!r}") from None
     if not atoms or atoms[0] < 2:
         raise UserError(f"--sizes must be numbers of at least 2 atoms, got {sizes!r}")
-    made = Plan(atoms, _names("--sides", sides, SIDES), _names("--paths", paths, PATHS), preset, repeats, seed)
+    chosen = names("--sides", _words(sides), SIDES)
+    made = Plan(atoms, chosen, names("--paths", _words(paths), PATHS), preset, repeats, seed)
     if PEER in made.sides and find_spec("e3nn") is None:
         made.sides.remove(PEER)
         made.missing[PEER] = "e3nn is not installed"
-        _say(f"{PEER} is left out: e3nn is not installed")
+        say(f"{PEER} is left out: e3nn is not installed")
     if not made.sides or not made.paths:
         raise UserError(f"nothing to time: there are sides {', '.join(SIDES)} and paths {', '.join(PATHS)}")
     return made
 
 
-def _names(option: str, text: str, known: Any) -> list[str]:
-    names = [name.strip() for name in dict.fromkeys(text.split(",")) if name.strip()]
-    if unknown := sorted(set(names) - set(known)):
-        raise UserError(f"{option}: nothing is called {', '.join(unknown)}; there are {', '.join(known)}")
-    return names
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
 def bench(plan: Plan) -> dict[str, Any]:
@@ -77,10 +75,7 @@ def bench(plan: Plan) -> dict[str, Any]:
         WorkerError: our own side cannot run.
     """
     record: dict[str, Any] = {
-        "benchmark": "hamiltonian",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "commit": commit(),
+        **head("hamiltonian"),
         "settings": {
             "device": "cpu",
             "threads": 1,
@@ -103,7 +98,7 @@ def bench(plan: Plan) -> dict[str, Any]:
         "sizes": {},
     }
     with Worker(COMMAND) as worker:
-        _say("checking")
+        say("checking")
         record["checks"] = worker.ask("check", sides=plan.sides, preset=plan.preset, seed=plan.seed)
     memory: dict[str, dict[int, float]] = {}
     for n in plan.sizes:
@@ -112,7 +107,7 @@ def bench(plan: Plan) -> dict[str, Any]:
         found: dict[str, Any] = {"memory": peaks}
         with Worker(COMMAND) as worker:
             for path in plan.paths:
-                _say(f"{n} atoms, {path}")
+                say(f"{n} atoms, {path}")
                 reply = worker.ask(
                     "time",
                     atoms=n,
@@ -140,9 +135,9 @@ def _memory(plan: Plan, n: int, known: dict[str, dict[int, float]]) -> dict[str,
             expected = _expected(series, n)
             if expected > SPARE * _free_memory():
                 plan.missing[f"{side}, {path}, {n} atoms"] = f"would take about {expected / 1024:.0f} GiB"
-                _say(f"{side}, {path}, {n} atoms is left out: about {expected / 1024:.0f} GiB")
+                say(f"{side}, {path}, {n} atoms is left out: about {expected / 1024:.0f} GiB")
                 continue
-            _say(f"{n} atoms, memory of {path}: {side}")
+            say(f"{n} atoms, memory of {path}: {side}")
             with Worker(COMMAND) as worker:
                 try:
                     reply = worker.ask(
@@ -216,7 +211,3 @@ def aims(record: dict[str, Any]) -> list[tuple[str, bool, str]]:
         text = ", ".join(f"{100 * s:.0f} % ({n} atoms)" for n, s in zip(sizes, shares, strict=True))
         found.append((f"{path}: SPHNet in {100 * AIM_MEMORY:g} % of its memory", max(shares) <= AIM_MEMORY, text))
     return found
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

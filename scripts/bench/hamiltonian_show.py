@@ -8,7 +8,7 @@ from typing import Any
 
 from .hamiltonian import PEER, aims, wrong
 from .hamiltonian_side import SIDES
-from .show import BUSY
+from .show import aligned, busy
 
 
 def table(record: dict[str, Any]) -> str:
@@ -22,9 +22,7 @@ def table(record: dict[str, Any]) -> str:
                     cells = [_time(found["times"].get(path, {}).get(side)), _ratio(found, path, side)]
                     cells += [f"{peaks[side]['allocated']:.0f}" if side in peaks else "–", _share(peaks, side)]
                     rows.append([n, str(found["facts"]["pairs"]), path, side, *cells])
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([*(line.rstrip() for line in lines), "", *notes(record)])
+    return "\n".join([aligned(rows), "", *notes(record)])
 
 
 def _time(found: dict[str, Any] | None) -> str:
@@ -55,10 +53,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         lines.append(f"check: {name}: {check['error']:.0e}{'' if check['right'] else ' WRONG'}")
     lines += [f"WRONG: {text}" for text in wrong(record)]
     lines += [f"{name} was left out: {reason}" for name, reason in record["missing"].items()]
-    loads = [record["machine"][key] or 0.0 for key in ("load_average", "load_average_at_end")]
-    if max(loads) > BUSY * record["machine"]["cores"]:
-        load = f"{loads[0]:.1f} to {loads[1]:.1f} on {record['machine']['cores']} cores"
-        lines.append(f"other programs were running (load {load}): measure again on a quiet machine")
+    lines += busy(record)
     return lines
 
 

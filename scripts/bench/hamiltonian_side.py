@@ -5,9 +5,6 @@ A line on stdin is ``{"do": "check", "time" or "memory", ...}``, the reply a lin
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +17,7 @@ from ...potentials.hamiltonian.layout import Blocks, OrbitalLayout, layout
 from ...potentials.hamiltonian.molecules import Molecules
 from ...potentials.hamiltonian.networks import build
 from .kernel_side import allocated, resident_growth, turns
+from .serve import answer
 
 SIDES = ("qhnet e3nn", "qhnet", "sphnet dense", "sphnet")
 PATHS = {
@@ -40,16 +38,7 @@ COMPILED = 8  # atoms of the molecule with which kernels are compiled before mem
 
 def main() -> None:
     """Answer requests until stdin closes; what libraries print to stdout goes to stderr."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
-        os.dup2(2, 1)
-        for line in sys.stdin:
-            request = json.loads(line)
-            try:
-                reply = ACTIONS[request.pop("do")](**request)
-            except Exception as error:  # the other end decides what it means
-                reply = {"error": f"{type(error).__name__}: {error}"}
-            replies.write(json.dumps(reply) + "\n")
-            replies.flush()
+    answer(lambda request: ACTIONS[request.pop("do")](**request))
 
 
 def alkane(n_atoms: int) -> tuple[np.ndarray, np.ndarray]:

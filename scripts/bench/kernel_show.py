@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .kernel_cases import ORDERS
 from .kernels import aims, wrong
-from .show import BUSY
+from .show import aligned, busy
 
 SHORT = dict(zip(ORDERS, ("fwd", "fwd+bwd", "double"), strict=True))
 
@@ -23,9 +22,9 @@ def table(record: dict[str, Any]) -> str:
             cells = [_time(found), f"{found['error']:.0e}", f"{found['first_call_s']:.1f}"]
             cells += [_factor(case, order, name) for name in others]
             rows.append([case["name"], SHORT[order], *cells])
-    blocks = [_aligned(rows)] if record["cases"] else []
+    blocks = [aligned(rows)] if record["cases"] else []
     if "memory" in record:
-        blocks.append(_aligned(_memory_rows(record["memory"])))
+        blocks.append(aligned(_memory_rows(record["memory"])))
     return "\n\n".join([*blocks, "\n".join(notes(record))])
 
 
@@ -90,17 +89,8 @@ def notes(record: dict[str, Any]) -> list[str]:
     lines += [f"WRONG: {text}" for text in wrong(record)]
     lines += [f"{name} {version}" for name, version in record["peers"].items()]
     lines += [f"{name} was left out: {reason}" for name, reason in record["missing"].items()]
-    loads = [record["machine"][key] or 0.0 for key in ("load_average", "load_average_at_end")]
-    if max(loads) > BUSY * record["machine"]["cores"]:
-        load = f"{loads[0]:.1f} to {loads[1]:.1f} on {record['machine']['cores']} cores"
-        lines.append(f"other programs were running (load {load}): measure again on a quiet machine")
+    lines += busy(record)
     return lines
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def figure(record: dict[str, Any], path: str | Path) -> None:

@@ -6,10 +6,7 @@ A line on stdin is ``{"do": "time" or "memory", "spec": {...}, ...}``, the reply
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .kernel_cases import BACKWARD, DOUBLE, FORWARD, Case, Side, build
+from .serve import answer
 
 TOLERANCES = {FORWARD: 1e-5, BACKWARD: 3e-5, DOUBLE: 1e-4}  # largest error over rms, float32
 CHECKED = 100  # rows of the inputs on which results are compared
@@ -32,16 +30,7 @@ Call = Callable[[], list[Tensor]]
 
 def main() -> None:
     """Answer requests until stdin closes; what libraries print to stdout goes to stderr."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
-        os.dup2(2, 1)
-        for line in sys.stdin:
-            request = json.loads(line)
-            try:
-                reply = ACTIONS[request.pop("do")](**request)
-            except Exception as error:  # the other end decides what it means
-                reply = {"error": f"{type(error).__name__}: {error}"}
-            replies.write(json.dumps(reply) + "\n")
-            replies.flush()
+    answer(lambda request: ACTIONS[request.pop("do")](**request))
 
 
 def timing(spec: dict[str, Any], peers: list[str], repeats: int, seed: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
@@ -16,7 +15,8 @@ from typing import Any
 
 from ...datasets.errors import UserError
 from .kernel_side import ENOUGH, SLOW, SLOW_TURNS, TOLERANCES, WARM_UP, quantiles
-from .machine import commit, machine
+from .machine import head, machine
+from .options import names, say
 from .workers import Worker, WorkerError
 
 COMMAND = [sys.executable, "-m", "tesseral.scripts.bench.kernel_side"]
@@ -61,22 +61,15 @@ def plan(cases: str, peers: str, repeats: int, seed: int) -> Plan:
     """
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, got {repeats}")
-    chosen = _names("--cases", cases, CASES)
+    chosen = names("--cases", cases.split(","), CASES)
     if not chosen:
         raise UserError(f"nothing to time: give --cases some of {', '.join(CASES)}")
-    made = Plan(chosen, _names("--peers", "" if peers == "none" else peers, PEERS), repeats, seed)
+    made = Plan(chosen, names("--peers", [] if peers == "none" else peers.split(","), PEERS), repeats, seed)
     for name in [name for name in made.peers if find_spec(PEERS[name]) is None]:
         made.peers.remove(name)
         made.missing[name] = "not installed"
-        _say(f"peer {name} is left out: not installed")
+        say(f"peer {name} is left out: not installed")
     return made
-
-
-def _names(option: str, text: str, known: dict[str, Any]) -> list[str]:
-    names = [name for name in dict.fromkeys(text.split(",")) if name]
-    if unknown := sorted(set(names) - set(known)):
-        raise UserError(f"{option}: nothing is called {', '.join(unknown)}; there are {', '.join(known)}")
-    return names
 
 
 def bench(plan: Plan) -> dict[str, Any]:
@@ -86,10 +79,7 @@ def bench(plan: Plan) -> dict[str, Any]:
         WorkerError: our own side cannot run.
     """
     record: dict[str, Any] = {
-        "benchmark": "kernels",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "commit": commit(),
+        **head("kernels"),
         "settings": {
             "device": "cpu",
             "threads": 1,
@@ -127,11 +117,11 @@ def _timings(plan: Plan, operation: str, environment: dict[str, str]) -> Iterato
     """All cases of one operation, in one process."""
     with Worker(COMMAND, environment) as worker:
         for spec in CASES[operation]:
-            _say(label(spec))
+            say(label(spec))
             reply = worker.ask("time", spec=spec, peers=plan.peers, repeats=plan.repeats, seed=plan.seed)
             for name, reason in reply.pop("failed").items():
                 plan.missing[f"{name} ({label(spec)})"] = reason
-                _say(f"peer {name} is left out: {reason}")
+                say(f"peer {name} is left out: {reason}")
             yield {"name": label(spec), "spec": spec, **reply, "ratios": _ratios(reply["sides"])}
 
 
@@ -153,7 +143,7 @@ def _memory(plan: Plan, environment: dict[str, str]) -> Iterator[dict[str, Any]]
     for side in ["tesseral", *(p for p in plan.peers if p == "e3nn")]:
         for spec in CASES["memory"]:
             edges, channels = spec["rows"] * spec["neighbours"], spec["channels"]
-            _say(f"memory of {side}: {edges} edges, {channels} channels")
+            say(f"memory of {side}: {edges} edges, {channels} channels")
             with Worker(COMMAND, environment) as worker:
                 try:
                     reply = worker.ask("memory", spec=spec, side=side, seed=plan.seed)
@@ -197,7 +187,3 @@ def aims(record: dict[str, Any]) -> list[tuple[str, float, list[float]]]:
         if found and all(found):
             out.append((sentence, factor, [f["median"] for f in found if f]))
     return out
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

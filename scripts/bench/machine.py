@@ -5,10 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def head(benchmark: str) -> dict[str, Any]:
+    """The first entries of a record: what was measured when, where and of which source."""
+    return {
+        "benchmark": benchmark,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "commit": commit(),
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -7,17 +7,16 @@ Every system gets fresh processes, so that their peak memory is the system's own
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
 from ...datasets.errors import UserError
 from ...kernels.backends import backends
-from .machine import commit, machine
+from .machine import head
+from .options import say
 from .systems import ELEMENTS, SYSTEMS, System
 from .workers import HERE, OWN, Worker, WorkerError, peer_command
 
@@ -116,10 +115,7 @@ def bench(plan: Plan) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {}
     record: dict[str, Any] = {
-        "benchmark": "potentials",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "commit": commit(),
+        **head("potentials"),
         "settings": {
             "device": "cpu",
             "threads": 1,
@@ -135,7 +131,7 @@ def bench(plan: Plan) -> dict[str, Any]:
         "systems": {},
     }
     for system in plan.systems:
-        _say(f"{system.name}: {len(system.numbers)} atoms")
+        say(f"{system.name}: {len(system.numbers)} atoms")
         record["systems"][system.name] = _bench_system(plan, system, facts)
     record["missing"] = plan.missing
     return record
@@ -175,7 +171,7 @@ class Contest:
             raise error
         self.workers.pop(program.name, None)
         self.plan.missing[program.name] = str(error)
-        _say(f"peer {program.name} is left out: {error}")
+        say(f"peer {program.name} is left out: {error}")
 
 
 def _bench_system(plan: Plan, system: System, facts: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +247,3 @@ def summary(samples: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 def _mebibytes(size: int) -> float:
     return round(size / 2**20, 1)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

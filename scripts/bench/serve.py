@@ -16,37 +16,44 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any
 
 
 def serve(make_side: Callable[[dict[str, Any]], Any]) -> None:
-    """Answer requests until stdin closes; whatever the program prints to stdout goes to stderr instead."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
-        os.dup2(2, 1)
-        answer(make_side, sys.stdin, replies)
-
-
-def answer(make_side: Callable[[dict[str, Any]], Any], requests: Iterable[str], replies: TextIO) -> None:
-    """Answer each request line by one line: its result, or ``{"error": text}``."""
+    """Serve one program: requests to open it, to load a system and to measure."""
     side: Any = None
     done = 0
-    for line in requests:
-        request = json.loads(line)
-        try:
-            if request["do"] == "open":
-                side = make_side(request["options"])
-                reply = side.describe()
-            elif request["do"] == "load":
-                reply = {"edges": side.load(request["system"], request["paths"]), "peak": peak_memory()}
-            else:
-                times = measure(side, request["path"], request["calls"], done)
-                done += request["calls"]
-                reply = {**times, "peak": peak_memory()}
-        except Exception as error:  # the other end decides what it means
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
+
+    def reply(request: dict[str, Any]) -> Any:
+        nonlocal side, done
+        if request["do"] == "open":
+            side = make_side(request["options"])
+            return side.describe()
+        if request["do"] == "load":
+            return {"edges": side.load(request["system"], request["paths"]), "peak": peak_memory()}
+        times = measure(side, request["path"], request["calls"], done)
+        done += request["calls"]
+        return {**times, "peak": peak_memory()}
+
+    answer(reply)
+
+
+def answer(reply: Callable[[dict[str, Any]], Any]) -> None:
+    """Answer each request by one line until stdin closes: its reply, or ``{"error": text}``.
+
+    Whatever the program prints to stdout goes to stderr instead.
+    """
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            request = json.loads(line)
+            try:
+                found = reply(request)
+            except Exception as error:  # the other end decides what it means
+                found = {"error": f"{type(error).__name__}: {error}"}
+            replies.write(json.dumps(found) + "\n")
+            replies.flush()
 
 
 def measure(side: Any, path: str, calls: int, done: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,24 @@ def table(record: dict[str, Any]) -> str:
             cells = [_time(found["times"].get(program)) for program in programs]
             factors = [_ratio(found["ratios"].get(pair)) for pair in ratios]
             rows.append([name, str(system["atoms"]), _edges(system["edges"]), path, *cells, *factors])
+    return "\n".join([aligned(rows), "", *notes(record)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells as text, a column as wide as its widest cell."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([*(line.rstrip() for line in lines), "", *notes(record)])
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def busy(record: dict[str, Any], so: str = "measure again on a quiet machine") -> list[str]:
+    """A line where other programs were running at the start or the end of the measurement; `so`: what follows."""
+    machine = record["machine"]
+    loads = [machine[key] or 0.0 for key in ("load_average", "load_average_at_end") if key in machine]
+    if max(loads) <= BUSY * machine["cores"]:
+        return []
+    load = " to ".join(f"{value:.1f}" for value in loads)
+    return [f"other programs were running (load {load} on {machine['cores']} cores): {so}"]
 
 
 def notes(record: dict[str, Any]) -> list[str]:
@@ -33,10 +49,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         words += [f"{package} {version}" for package, version in facts["versions"].items()]
         lines.append(f"{name}: {', '.join(words)}")
     lines += [f"{name} was left out: {reason}" for name, reason in record["missing"].items()]
-    machine = record["machine"]
-    if (machine["load_average"] or 0) > BUSY * machine["cores"]:
-        load = f"{machine['load_average']:.1f} on {machine['cores']} cores"
-        lines.append(f"other programs were running (load {load}): measure again on a quiet machine")
+    lines += busy(record)
     return lines
 
 
