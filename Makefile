@@ -32,6 +32,7 @@ check: lint types contracts tests
 
 lint:
 	$(BIN)ruff check .
+	$(BIN)ruff format --check --quiet .
 
 types:
 	$(BIN)mypy

@@ -45,11 +45,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k if isinstance(k, str | int | float | bool) else str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return (
-            type(value)(plain(item) for item in value)
-            if type(value) in (list, tuple)
-            else list(map(plain, value))
-        )
+        return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else list(map(plain, value))
     try:
         _tagged(value)
     except TypeError:

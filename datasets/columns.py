@@ -127,9 +127,7 @@ def unpack(block: Mapping[str, np.ndarray], frames: Iterable[int], where: str = 
     bonds = _bounds(np.maximum(block["frames/n_bonds"], 0))
     info = _bounds(block["frames/info_bytes"])
     labels = [path.split("/")[1] for path in block if path.startswith("labels/") and path.endswith("/mask")]
-    columns = [
-        path[: -len("/mask")] for path in block if path.startswith("arrays/") and path.endswith("/mask")
-    ]
+    columns = [path[: -len("/mask")] for path in block if path.startswith("arrays/") and path.endswith("/mask")]
     structures = []
     for i in frames:
         rows = slice(atoms[i], atoms[i + 1])
@@ -146,9 +144,7 @@ def unpack(block: Mapping[str, np.ndarray], frames: Iterable[int], where: str = 
                 pbc=block["frames/pbc"][i].copy(),
                 charge=None if np.isnan(charge) else float(charge),
                 spin=int(spin) or None,
-                bonds=None
-                if block["frames/n_bonds"][i] < 0
-                else block["bonds/rows"][bonds[i] : bonds[i + 1]],
+                bonds=None if block["frames/n_bonds"][i] < 0 else block["bonds/rows"][bonds[i] : bonds[i + 1]],
                 labels={
                     name: block[f"labels/{name}/values"][rows if LABELS[name].per_atom else i].copy()
                     for name in labels

@@ -22,9 +22,7 @@ CONSTRAINTS = "ase_constraints"  # keys of Structure.info for what only ASE has
 CELL_ORIGIN = "ase_celldisp"
 
 
-def from_ase(
-    atoms: ase.Atoms, *, keys: KeyMap | None = None, units: Units | None = None, where: str = ""
-) -> Structure:
+def from_ase(atoms: ase.Atoms, *, keys: KeyMap | None = None, units: Units | None = None, where: str = "") -> Structure:
     """The structure of ASE Atoms; labels from the calculator's results, else from `info` and `arrays`.
 
     keys, units: names and units of the labels where they are not ASE's own.
@@ -37,9 +35,7 @@ def from_ase(
 
 def raw_from_ase(atoms: ase.Atoms) -> Structure:
     """As `from_ase`, with the keys of `info` and `arrays` where they were."""
-    arrays = {
-        key: np.array(value) for key, value in atoms.arrays.items() if key not in ("numbers", "positions")
-    }
+    arrays = {key: np.array(value) for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
     info = dict(atoms.info)
     if atoms.constraints:
         info[CONSTRAINTS] = [constraint.todict() for constraint in atoms.constraints]

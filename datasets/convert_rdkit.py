@@ -129,9 +129,7 @@ def _bonds(mol: rdkit.Chem.Mol) -> tuple[np.ndarray, list[str] | None]:
     names = [str(bond.GetBondType()) for bond in mol.GetBonds()]
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
     rows = [(i, j, codes.get(name, 0)) for (i, j), name in zip(ends, names, strict=True)]
-    return np.array(rows, dtype=np.int64).reshape(-1, 3), names if any(
-        n not in codes for n in names
-    ) else None
+    return np.array(rows, dtype=np.int64).reshape(-1, 3), names if any(n not in codes for n in names) else None
 
 
 def _add_bonds(mol: Any, structure: Structure) -> None:

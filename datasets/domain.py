@@ -44,9 +44,7 @@ class Domain:
         values = card_entry(header, "domain") or {}
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         if "neighbors" in known:
-            known["neighbors"] = {
-                key: (int(low), int(high)) for key, (low, high) in known["neighbors"].items()
-            }
+            known["neighbors"] = {key: (int(low), int(high)) for key, (low, high) in known["neighbors"].items()}
         return cls(**known)
 
 

@@ -61,9 +61,7 @@ class IndexedExtxyz(Source):
         return self._n_atoms
 
     def _bytes(self, start: int, stop: int) -> bytes:
-        if (
-            self._handle is None or self._pid != os.getpid()
-        ):  # a forked worker must not share the file position
+        if self._handle is None or self._pid != os.getpid():  # a forked worker must not share the file position
             self._handle, self._pid = self._plain.open("rb"), os.getpid()
         self._handle.seek(int(self._offsets[start]))
         return self._handle.read(int(self._offsets[stop] - self._offsets[start]))
@@ -130,9 +128,7 @@ def scan(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
                 last = handle.readline()
                 position += len(last)
             if n_atoms and not last.strip():
-                raise DataError(
-                    f"the file ends inside the frame ({n_atoms} atoms announced); cut off the frame", where
-                )
+                raise DataError(f"the file ends inside the frame ({n_atoms} atoms announced); cut off the frame", where)
     return np.array([*offsets, position], dtype=np.int64), np.array(counts, dtype=np.int64)
 
 
@@ -167,9 +163,7 @@ def _unpacked(path: Path) -> Path:
         os.replace(handle.name, target)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         Path(handle.name).unlink(missing_ok=True)
-        raise DataError(
-            f"the compressed file is damaged or truncated ({error}); copy it again", str(path)
-        ) from None
+        raise DataError(f"the compressed file is damaged or truncated ({error}); copy it again", str(path)) from None
     except OSError as error:
         raise DataError(
             f"cannot unpack into the cache {folder} ({error}); set TESSERAL_CACHE or unpack the file",

@@ -211,18 +211,14 @@ def describe(summary: Summary) -> str:
         lines.append(f"{key.replace('_', ' '):36s}{r.min:14.6g}{r.mean:14.6g}{r.max:14.6g}  {r.unit}")
     if s.statistics is not None:
         energies = s.statistics.reference_energies.items()
-        lines.append(
-            "reference energies: " + ", ".join(f"{elements.symbol(z)} {e:.4f} eV" for z, e in energies)
-        )
+        lines.append("reference energies: " + ", ".join(f"{elements.symbol(z)} {e:.4f} eV" for z, e in energies))
         lines.append(
             f"force rms {s.statistics.force_rms:.4f} eV/Å, energy spread "
             f"{s.statistics.energy_std_per_atom:.4f} eV/atom, {s.statistics.mean_neighbors:.1f} neighbours per atom"
         )
         lines += [f"note: {note}" for note in s.statistics.notes]
     if s.store is not None:
-        units = ", ".join(
-            f"{key} {unit}" for key, unit in s.store["units"].items() if key in {*s.labels, "length"}
-        )
+        units = ", ".join(f"{key} {unit}" for key, unit in s.store["units"].items() if key in {*s.labels, "length"})
         lines.append(f"store: {units}; {s.store['checksum'][:19]}…")
     return "\n".join(lines)
 

@@ -52,9 +52,7 @@ class KeyMap:
         for item in filter(None, (part.strip() for part in text.split(","))):
             key, equals, value = (part.strip() for part in item.partition("="))
             if key not in known or not equals:
-                raise DataError(
-                    f"keys: cannot read {item!r}; write LABEL=NAME, LABEL one of {', '.join(known)}"
-                )
+                raise DataError(f"keys: cannot read {item!r}; write LABEL=NAME, LABEL one of {', '.join(known)}")
             values[key] = value
         return cls(**values)
 
@@ -217,15 +215,11 @@ class Labeller:
         self._tell(plan)
         return plan, certain
 
-    def _refuse_different(
-        self, label: str, names: list[str], values: list[Any], last: str, where: str
-    ) -> None:
+    def _refuse_different(self, label: str, names: list[str], values: list[Any], last: str, where: str) -> None:
         first = _flat(label, values[0])
         for value in values[1:]:
             other = _flat(label, value)
-            same = first.shape == other.shape and np.allclose(
-                first, other, rtol=1e-9, atol=1e-9, equal_nan=True
-            )
+            same = first.shape == other.shape and np.allclose(first, other, rtol=1e-9, atol=1e-9, equal_nan=True)
             if not same:
                 raise DataError(
                     f"{label} is ambiguous: {' and '.join(names)} hold different values; "
@@ -237,13 +231,9 @@ class Labeller:
         news = {(label, key) for label, key in plan.items()} - self._told
         self._told |= news
         self.chosen.update(plan)
-        guessed = [
-            f"{key!r} as {label}" for label, key in sorted(news) if key != label and not self.keys.of(label)
-        ]
+        guessed = [f"{key!r} as {label}" for label, key in sorted(news) if key != label and not self.keys.of(label)]
         if guessed:
-            log.warning(
-                "%s: reading %s (name keys to choose others)", self.source or "frame", ", ".join(guessed)
-            )
+            log.warning("%s: reading %s (name keys to choose others)", self.source or "frame", ", ".join(guessed))
 
 
 def _flat(label: str, value: Any) -> np.ndarray:
@@ -307,9 +297,7 @@ def _numbers(value: Any, label: str, key: str, where: str) -> np.ndarray:
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise DataError(
-            f"key {key!r} does not hold numbers, it cannot be {label}: {value!r:.60}", where
-        ) from None
+        raise DataError(f"key {key!r} does not hold numbers, it cannot be {label}: {value!r:.60}", where) from None
 
 
 def _stress(frame: Structure, label: str, value: np.ndarray, key: str, where: str) -> np.ndarray:
@@ -317,9 +305,7 @@ def _stress(frame: Structure, label: str, value: np.ndarray, key: str, where: st
     if label == "stress":
         return voigt
     if frame.volume == 0:
-        raise DataError(
-            f"key {key!r} is a virial, but the frame has no cell to divide by; leave it out", where
-        )
+        raise DataError(f"key {key!r} is a virial, but the frame has no cell to divide by; leave it out", where)
     return -voigt / frame.volume
 
 
@@ -336,9 +322,7 @@ def to_voigt(value: np.ndarray, where: str = "") -> np.ndarray:
     matrix = value.reshape(3, 3)
     tolerance = 1e-2 * max(1e-2, float(np.abs(matrix).max()))
     if not np.allclose(matrix, matrix.T, rtol=0, atol=tolerance, equal_nan=True):
-        raise DataError(
-            f"the 3x3 stress is not symmetric: {matrix.tolist()}; mend the file or leave it out", where
-        )
+        raise DataError(f"the 3x3 stress is not symmetric: {matrix.tolist()}; mend the file or leave it out", where)
     matrix = (matrix + matrix.T) / 2
     axes = ["xyz".index(name[0]) for name in VOIGT], ["xyz".index(name[1]) for name in VOIGT]
     return matrix[axes]

@@ -78,9 +78,7 @@ class GraphFrames:
         graph = self._cache.get(index)
         if graph is None:
             try:
-                graph = graph_from_structure(
-                    self.source[index], self.cutoff, dtype=self.dtype, labels=self.labels
-                )
+                graph = graph_from_structure(self.source[index], self.cutoff, dtype=self.dtype, labels=self.labels)
             except UserError as error:
                 where = getattr(self.source, "where", "frame {}".format)(index)
                 raise DataError(str(error), where) from error
@@ -101,9 +99,7 @@ class GraphFrames:
         return found
 
 
-def plan_batches(
-    sizes: np.ndarray, budget: Budget, *, shuffle: bool, seed: int, epoch: int
-) -> list[np.ndarray]:
+def plan_batches(sizes: np.ndarray, budget: Budget, *, shuffle: bool, seed: int, epoch: int) -> list[np.ndarray]:
     """Frame indices of every global batch of one epoch.
 
     Arguments: sizes (n_frames, 2) atoms and edges; shuffle: order drawn from (seed, epoch), else file order.
@@ -133,9 +129,7 @@ def _check_single_frames(sizes: np.ndarray, limits: np.ndarray) -> None:
         )
 
 
-def _pack_buckets(
-    order: np.ndarray, sizes: np.ndarray, limits: np.ndarray, batch_size: int
-) -> list[np.ndarray]:
+def _pack_buckets(order: np.ndarray, sizes: np.ndarray, limits: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Stretches of about BUCKET batches; in each, the largest first, to the first batch with room."""
     share = (sizes / limits).max(axis=1)
     length = max(1, int(BUCKET / max(share.mean(), 1.0 / batch_size)))
@@ -261,9 +255,7 @@ class GraphLoader:
     def batches(self) -> list[np.ndarray]:
         """Frame indices of every global batch of the current epoch."""
         if self._plan is None or self._plan[0] != self._epoch:
-            plan = plan_batches(
-                self.sizes, self.budget, shuffle=self.shuffle, seed=self.seed, epoch=self._epoch
-            )
+            plan = plan_batches(self.sizes, self.budget, shuffle=self.shuffle, seed=self.seed, epoch=self._epoch)
             self._plan = (self._epoch, plan)
         return self._plan[1]
 
@@ -310,8 +302,7 @@ class GraphLoader:
     def _graphs(self, batches: list[np.ndarray]) -> Iterator[Graph]:
         shares = [share_of_rank(batch, self.sizes, self.rank, self.world_size) for batch in batches]
         jobs = [
-            (share, True) if len(share) else (batch[:1], False)
-            for share, batch in zip(shares, batches, strict=True)
+            (share, True) if len(share) else (batch[:1], False) for share, batch in zip(shares, batches, strict=True)
         ]
         if self.workers == 0:
             for job in jobs:

@@ -173,9 +173,7 @@ def _ghost_images(
     return index, shifts
 
 
-def _binned_pairs(
-    centres: torch.Tensor, images: torch.Tensor, cutoff: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _binned_pairs(centres: torch.Tensor, images: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Candidate pairs (centre, image) from the 27 bins of edge `cutoff` around every centre."""
     origin = images.amin(dim=0)
     image_bins = torch.floor((images - origin) / cutoff).long() + 1

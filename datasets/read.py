@@ -121,9 +121,7 @@ def _frames(form: Format, location: Location, labeller: Labeller) -> Iterator[St
     if form.name == "hdf5":
         yield from reader.read(location.path, labeller, location.group)
     elif location.group:
-        raise DataError(
-            f"a group ('::{location.group}') can be chosen in HDF5 files only", str(location.path)
-        )
+        raise DataError(f"a group ('::{location.group}') can be chosen in HDF5 files only", str(location.path))
     else:
         yield from reader.read(location.path, labeller)
 

@@ -82,9 +82,7 @@ class Subset(Source):
         self.source, self.name = source, source.name
         self.indices = np.asarray(indices, dtype=np.int64)
         if len(self.indices) and not (0 <= self.indices.min() and self.indices.max() < len(source)):
-            raise DataError(
-                f"frames {self.indices.min()}..{self.indices.max()} asked of {len(source)}", source.name
-            )
+            raise DataError(f"frames {self.indices.min()}..{self.indices.max()} asked of {len(source)}", source.name)
 
     @property
     def n_atoms(self) -> np.ndarray:

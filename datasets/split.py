@@ -110,7 +110,5 @@ def scaffold(structure: Structure, frame: int) -> str:
     elif structure.bonds is not None:
         mol = structure.to_rdkit()
     else:
-        raise DataError(
-            "a scaffold needs bonds or info['smiles']; split by formula instead", f"frame {frame}"
-        )
+        raise DataError("a scaffold needs bonds or info['smiles']; split by formula instead", f"frame {frame}")
     return MurckoScaffold.MurckoScaffoldSmiles(mol=Chem.RemoveHs(mol))

@@ -113,9 +113,7 @@ class Collector:
         for key, value in frame.labels.items():
             self.label_counts[key] = self.label_counts.get(key, 0) + 1
             if not np.isfinite(value).all():
-                raise DataError(
-                    f"the label {key!r} is not finite; remove the frame (`tesseral data check` lists all)"
-                )
+                raise DataError(f"the label {key!r} is not finite; remove the frame (`tesseral data check` lists all)")
         present, counts = np.unique(frame.numbers, return_counts=True)
         self.elements.update(present.tolist())
         if "forces" in frame.labels:
@@ -209,9 +207,7 @@ class Collector:
                 "to have physical ones"
             )
         else:
-            notes.append(
-                f"reference energies of {names} from least squares; isolated atoms would be physical"
-            )
+            notes.append(f"reference energies of {names} from least squares; isolated atoms would be physical")
         return dict(zip(missing, solution.tolist(), strict=True))
 
     def _spread(self, references: dict[int, float]) -> float:

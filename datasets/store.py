@@ -81,14 +81,10 @@ class Store(Source):
 
     def _check(self, file: h5py.File) -> None:
         if _text(file.attrs.get("format", "")) != FORMAT:
-            raise DataError(
-                "this HDF5 file is no tesseral store; convert it with `tesseral data convert`", self.name
-            )
+            raise DataError("this HDF5 file is no tesseral store; convert it with `tesseral data convert`", self.name)
         version = int(file.attrs["schema_version"])
         if version > SCHEMA_VERSION:
-            raise DataError(
-                f"store of schema {version}, this version reads up to {SCHEMA_VERSION}: update", self.name
-            )
+            raise DataError(f"store of schema {version}, this version reads up to {SCHEMA_VERSION}: update", self.name)
         identity = _text(file.attrs["checksum"])
         if self._identity and identity != self._identity:
             raise DataError("the store was replaced while in use; open it again", self.name)
@@ -137,9 +133,7 @@ class Store(Source):
             DataError: names the first damaged column.
         """
         if hash_columns(self._file, self.name) != self._identity:
-            raise DataError(
-                "the contents do not match the recorded checksum: make the store again", self.name
-            )
+            raise DataError("the contents do not match the recorded checksum: make the store again", self.name)
 
     def frame(self, index: int) -> Structure:
         """Read one frame."""

@@ -92,9 +92,7 @@ class StoreWriter:
         if known is not None and self.path.exists() and _token(self.path) == known["token"]:
             lock.close()
             shutil.rmtree(self.folder)  # it was interrupted after its last step
-            raise DataError(
-                "the interrupted job had finished already: there is nothing to resume", str(self.path)
-            )
+            raise DataError("the interrupted job had finished already: there is nothing to resume", str(self.path))
         if not resume:
             for part in self._parts():
                 part.unlink()

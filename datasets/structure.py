@@ -155,8 +155,7 @@ class Structure:
         if strange.any():
             atom = int(np.argmax(strange))
             raise DataError(
-                f"unknown element: atom {atom} has atomic number {self.numbers[atom]}, "
-                f"expected 1..{elements.MAX_Z}",
+                f"unknown element: atom {atom} has atomic number {self.numbers[atom]}, expected 1..{elements.MAX_Z}",
                 where,
             )
         if self.positions.shape != (n, 3):
@@ -265,8 +264,7 @@ def validate_label(key: str, value: np.ndarray, n_atoms: int, where: str = "") -
     spec = LABELS.get(key)
     if spec is None:
         raise DataError(
-            f"unknown label {key!r}: labels are {', '.join(LABELS)}; put others into "
-            "arrays (per atom) or info",
+            f"unknown label {key!r}: labels are {', '.join(LABELS)}; put others into arrays (per atom) or info",
             where,
         )
     expected = (n_atoms, *spec.shape) if spec.per_atom else spec.shape

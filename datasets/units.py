@@ -90,9 +90,7 @@ class Units:
         for item in filter(None, (part.strip() for part in text.split(","))):
             key, _, value = (part.strip() for part in item.partition("="))
             if key not in known or not value:
-                raise DataError(
-                    f"units: cannot read {item!r}; write NAME=UNIT with NAME one of {', '.join(known)}"
-                )
+                raise DataError(f"units: cannot read {item!r}; write NAME=UNIT with NAME one of {', '.join(known)}")
             values[key] = _sign(value) if key == "stress_sign" else value
         return cls(**values)  # type: ignore[arg-type]
 
@@ -142,9 +140,7 @@ def voigt_permutation(order: str) -> np.ndarray:
     """Indices `(6,)` that bring components written in `order` ("xx yy zz xy yz zx") to xx yy zz yz xz xy."""
     names = ["".join(sorted(name)) for name in order.replace(",", " ").split()]
     if sorted(names) != sorted(VOIGT):
-        raise DataError(
-            f"units: stress_order is {order!r}: name the six components, e.g. 'xx yy zz xy yz xz'"
-        )
+        raise DataError(f"units: stress_order is {order!r}: name the six components, e.g. 'xx yy zz xy yz xz'")
     return np.array([names.index(name) for name in VOIGT])
 
 
@@ -170,9 +166,7 @@ def _ratio(text: str, power: int, kind: str) -> float:
     energy, _, length = text.replace("³", "^3").replace("**", "^").rpartition("/")
     base, _, exponent = length.partition("^")
     if not energy or int(exponent or 1) != power:
-        raise DataError(
-            f"units: cannot read {text!r} of {kind}; write ENERGY/LENGTH" + ("^3" if power == 3 else "")
-        )
+        raise DataError(f"units: cannot read {text!r} of {kind}; write ENERGY/LENGTH" + ("^3" if power == 3 else ""))
     return _factor(energy, ENERGY, kind) / _factor(base, LENGTH, kind) ** power
 
 

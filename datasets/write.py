@@ -60,12 +60,7 @@ def extxyz_frame(structure: Structure) -> str:
         else:
             info[key] = value
     for key, value in structure.arrays.items():
-        if (
-            value.dtype.kind in KINDS
-            and value.ndim <= 2
-            and not re.search(r"[:\s=]", key)
-            and _spaceless(value)
-        ):
+        if value.dtype.kind in KINDS and value.ndim <= 2 and not re.search(r"[:\s=]", key) and _spaceless(value):
             columns.append((key, value))
         else:
             info[ARRAY_KEY + key] = value
@@ -87,9 +82,7 @@ def _width(value: np.ndarray) -> int:
 
 
 def _spaceless(value: np.ndarray) -> bool:
-    return value.dtype.kind != "U" or all(
-        item and not re.search(r"\s", item) for item in value.ravel().tolist()
-    )
+    return value.dtype.kind != "U" or all(item and not re.search(r"\s", item) for item in value.ravel().tolist())
 
 
 def _texts(value: np.ndarray) -> Iterator[str]:
@@ -117,9 +110,7 @@ def _value(value: Any) -> str:
     """A value such that `readers.extxyz.parse_value` gives it back; JSON where the plain form would not."""
     if isinstance(value, bool | np.bool_):
         return "FT"[int(value)]
-    if isinstance(value, int | float | np.integer | np.floating) or (
-        isinstance(value, np.ndarray) and value.ndim == 0
-    ):
+    if isinstance(value, int | float | np.integer | np.floating) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return repr(np.asarray(value).item())
     if isinstance(value, np.ndarray) and value.dtype.kind in "if" and value.ndim == 1 and value.size > 1:
         return f'"{_numbers(value)}"'

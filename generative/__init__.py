@@ -124,9 +124,7 @@ def generate(
     return generator.sample(n, **settings)
 
 
-def save(
-    model: EqgatDiff, path: str | Path, card: Mapping[str, Any] | None = None, *, force: bool = False
-) -> Path:
+def save(model: EqgatDiff, path: str | Path, card: Mapping[str, Any] | None = None, *, force: bool = False) -> Path:
     """Write a generator to one checkpoint file; `card` is more of its header: provenance, metrics, licence.
 
     Raises:

@@ -253,7 +253,5 @@ def _stable(
     charges = structure.arrays.get("formal_charges", np.zeros(structure.n_atoms, dtype=np.int64))
     allowed = [table.get((int(z), int(q)), ()) for z, q in zip(structure.numbers, charges, strict=True)]
     if fill:
-        return np.array(
-            [0 <= v <= max(a, default=-1) for v, a in zip(valences, allowed, strict=True)], dtype=bool
-        )
+        return np.array([0 <= v <= max(a, default=-1) for v, a in zip(valences, allowed, strict=True)], dtype=bool)
     return np.array([v in a for v, a in zip(valences, allowed, strict=True)], dtype=bool)

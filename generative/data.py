@@ -40,9 +40,7 @@ class MoleculeOptions:
         "keep", "keep: as in the file; remove: implicit hydrogens; add: complete them with coordinates"
     )
     aromatic: bool = option(False, "learn aromatic bonds as a class of their own; false: single and double")
-    extra: list[str] = option(
-        [], "further variables of atoms that are learned along, of ring, aromatic, hybridisation"
-    )
+    extra: list[str] = option([], "further variables of atoms that are learned along, of ring, aromatic, hybridisation")
     check: bool = option(
         True, "false: the file holds molecules in this form already, written by an earlier preparation"
     )
@@ -51,9 +49,7 @@ class MoleculeOptions:
     def __post_init__(self) -> None:
         unknown = set(self.extra) - set(EXTRA)
         if unknown:
-            raise ConfigError(
-                f"extra: no variable is called {sorted(unknown)[0]!r}; there are {', '.join(EXTRA)}"
-            )
+            raise ConfigError(f"extra: no variable is called {sorted(unknown)[0]!r}; there are {', '.join(EXTRA)}")
 
 
 def read_molecules(

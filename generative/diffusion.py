@@ -33,10 +33,12 @@ class DiffusionConfig:
     bond_exponent: float = option(1.5, "exponent of the schedule of bonds")
     atom_exponent: float = option(1.0, "exponent of the schedule of elements, charges and further variables")
     classes: Literal["categorical", "gaussian"] = option(
-        "categorical", "noise of elements, charges, bonds: categorical (published), or Gaussian on one-hot channels"
+        "categorical",
+        "noise of elements, charges, bonds: categorical (published), or Gaussian on one-hot channels",
     )
     target: Literal["data", "noise"] = option(
-        "data", "what the network's coordinates are: the clean molecule (published), or x_t plus the noise in it"
+        "data",
+        "what the network's coordinates are: the clean molecule (published), or x_t plus the noise in it",
     )
     amplitude: Literal["level", "root"] = option(
         "level", "amplitude of the clean coordinates: the schedule's level (published), or its root"
@@ -76,15 +78,12 @@ class Diffusion:
         device: where the tables lie.
     """
 
-    def __init__(
-        self, config: DiffusionConfig, vocabulary: Vocabulary, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, config: DiffusionConfig, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> None:
         self.config, self.vocabulary, self.device = config, vocabulary, torch.device(device)
         levels = adaptive_cosine(config.steps, config.position_exponent)
         self.positions = GaussianNoise(self._amplitudes(levels)).to(device)
         self.atoms = [
-            self._class_noise(config.atom_exponent, classes).to(device)
-            for classes in vocabulary.atoms.values()
+            self._class_noise(config.atom_exponent, classes).to(device) for classes in vocabulary.atoms.values()
         ]
         self.bonds = self._class_noise(config.bond_exponent, vocabulary.bonds).to(device)
         self.weights = time_weights(config).to(device)
@@ -176,9 +175,7 @@ class Diffusion:
         of_atoms, of_bonds = (None, None) if likeliest else _draws(layout, streams)
         atoms = [
             process.step(x, logits, of_atoms, t=t, s=s, eta=eta)
-            for process, x, logits in zip(
-                self.atoms, self._split(noisy.atoms), prediction.atoms, strict=True
-            )
+            for process, x, logits in zip(self.atoms, self._split(noisy.atoms), prediction.atoms, strict=True)
         ]
         pairs = noisy.bonds[layout.pairs]
         bonds = self.bonds.step(pairs, prediction.bonds, of_bonds, t=t, s=s, eta=eta)

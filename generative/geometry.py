@@ -66,8 +66,7 @@ class Distributions:
         """Plain data for JSON: filled bins only."""
         return {
             name: {
-                str(kind): {str(b): int(counts[b]) for b in np.flatnonzero(counts)}
-                for kind, counts in kinds.items()
+                str(kind): {str(b): int(counts[b]) for b in np.flatnonzero(counts)} for kind, counts in kinds.items()
             }
             for name, kinds in self.counts.items()
         }

@@ -46,9 +46,7 @@ def library_metrics(smiles: Sequence[str]) -> dict[str, Any]:
         "diversity_2": 1 - float(np.sqrt(np.square(pairs).mean())) if len(pairs) else None,
         "scaffolds": len(set(map(scaffold, molecules))) / len(molecules),
         **{name: means[name] for name in ("qed", "sa", "logp", "weight")},
-        "rule_of_five": float(
-            np.mean(np.all([values[name] <= limit for name, limit in RULE_OF_FIVE.items()], 0))
-        ),
+        "rule_of_five": float(np.mean(np.all([values[name] <= limit for name, limit in RULE_OF_FIVE.items()], 0))),
     }
 
 

@@ -31,8 +31,7 @@ def encode_all(
         DataError: a molecule that does not fit the vocabulary, with its place in the sequence.
     """
     return [
-        encode(s, vocabulary, f"molecule {k}", conditions=conditions, pockets=pockets)
-        for k, s in enumerate(structures)
+        encode(s, vocabulary, f"molecule {k}", conditions=conditions, pockets=pockets) for k, s in enumerate(structures)
     ]
 
 

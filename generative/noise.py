@@ -49,9 +49,7 @@ class ClassNoise(Protocol):
 
     def prior(self, draw: Draw) -> Tensor: ...
 
-    def step(
-        self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float
-    ) -> Tensor: ...
+    def step(self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float) -> Tensor: ...
 
     def back(self, less: Tensor, draw: Draw, *, t: Times, s: Times) -> Tensor: ...
 
@@ -123,9 +121,7 @@ class CategoricalNoise:
     def prior(self, draw: Draw) -> Tensor:
         return draw.choice(self.marginals.expand(len(draw.counter), -1))
 
-    def step(
-        self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float = 1.0
-    ) -> Tensor:
+    def step(self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float = 1.0) -> Tensor:
         probabilities = self.posterior(noisy, logits.double().softmax(-1), t, s)
         return probabilities.argmax(-1) if draw is None else draw.choice(probabilities)
 
@@ -187,9 +183,7 @@ class GaussianNoise:
         a = ((var_s - var).clamp(min=0) / var_t).sqrt()
         return StepCoefficients(a, alpha_s - a * alpha_t, var.sqrt())
 
-    def step(
-        self, noisy: Tensor, clean: Tensor, noise: Tensor, *, t: Times, s: Times, eta: float = 1.0
-    ) -> Tensor:
+    def step(self, noisy: Tensor, clean: Tensor, noise: Tensor, *, t: Times, s: Times, eta: float = 1.0) -> Tensor:
         """x_s from x_t, an estimate of x_0 and standard noise; shapes and dtype of `noisy`."""
         a, b, c = self.coefficients(t, s, eta)
         return _scaled(a, noisy) + _scaled(b, clean) + _scaled(c, noise)
@@ -231,9 +225,7 @@ class GaussianClasses:
     def prior(self, draw: Draw) -> Tensor:
         return draw.normal(self.n_classes)
 
-    def step(
-        self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float = 1.0
-    ) -> Tensor:
+    def step(self, noisy: Tensor, logits: Tensor, draw: Draw | None, *, t: Times, s: Times, eta: float = 1.0) -> Tensor:
         noise = torch.zeros_like(noisy) if draw is None else draw.normal(self.n_classes)
         return self.noise.step(noisy, logits.double().softmax(-1), noise, t=t, s=s, eta=eta)
 

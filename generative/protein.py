@@ -71,9 +71,7 @@ def cut(protein: Structure, near: np.ndarray, radius: float) -> Structure:
             f"no residue within {radius:g} Å of the molecule or centre (the nearest atom is "
             f"{np.sqrt(squared.min()):.1f} Å away)"
         )
-    return Structure(
-        protein.numbers[chosen], protein.positions[chosen], arrays={"residue": residue[chosen].copy()}
-    )
+    return Structure(protein.numbers[chosen], protein.positions[chosen], arrays={"residue": residue[chosen].copy()})
 
 
 def read_pairs(

@@ -178,9 +178,7 @@ def _edge(key: str, n_radial: int) -> RowKernel:
         body += _per_channel(t, loop)
     body += [f"out[e, {m}] = fy{m}" for m in range(n)] + [f"out[e, {n + r}] = fg{r}" for r in range(n_radial)]
     rows = ["b = z[i]", f"zero = k[{len(source.coefficients)}]", *_per_edge(body)]
-    return compile_rows(
-        ("z", "x", "q", "w", "ptr", "order", "node", "out"), rows, [*source.coefficients, 0.0]
-    )
+    return compile_rows(("z", "x", "q", "w", "ptr", "order", "node", "out"), rows, [*source.coefficients, 0.0])
 
 
 @lru_cache(maxsize=256)

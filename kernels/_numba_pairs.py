@@ -125,9 +125,7 @@ def _arrays(
 
 
 @cache
-def _sparse_rows(
-    path: tuple[int, int, int], order: tuple[int, int, int]
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _sparse_rows(path: tuple[int, int, int], order: tuple[int, int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """For every row of the open argument: flat indices of the two others, and coefficients."""
     table = sqrt(2 * path[2] + 1) * w3j(*path).transpose(order)
     return _nonzero([table[:, :, k].ravel() for k in range(table.shape[2])])

@@ -23,7 +23,14 @@ Graph = list[Tensor]
 
 
 def message(
-    a: Tensor, y: Tensor, w: Tensor, rows: Graph, columns: Graph, paths: list[int], size: int, transposed: bool
+    a: Tensor,
+    y: Tensor,
+    w: Tensor,
+    rows: Graph,
+    columns: Graph,
+    paths: list[int],
+    size: int,
+    transposed: bool,
 ) -> Tensor:
     """The form with z open, or with x open when transposed, see `weighted`."""
     pointers, order, sender = columns if transposed else rows
@@ -39,9 +46,7 @@ def weights(z: Tensor, x: Tensor, y: Tensor, rows: Graph, columns: Graph, paths:
     return out
 
 
-def harmonics(
-    z: Tensor, x: Tensor, w: Tensor, rows: Graph, columns: Graph, paths: list[int], size: int
-) -> Tensor:
+def harmonics(z: Tensor, x: Tensor, w: Tensor, rows: Graph, columns: Graph, paths: list[int], size: int) -> Tensor:
     """The form with the harmonics open."""
     out = x.new_zeros(w.shape[0], size)
     _run(_harmonics_rows, _harmonics_parts, (x, w, z, out, *rows), paths, False)

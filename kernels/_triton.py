@@ -21,9 +21,7 @@ def kernel(name: str, arguments: Iterable[str], constants: Iterable[str], body: 
     return getattr(module("\n".join(lines) + "\n"), name)
 
 
-def launch(
-    function: Any, programs: int, arguments: tuple[Any, ...], *, num_warps: int, **constants: Any
-) -> None:
+def launch(function: Any, programs: int, arguments: tuple[Any, ...], *, num_warps: int, **constants: Any) -> None:
     """Run this many programs of a kernel on the device of its first argument; none for an empty grid."""
     if programs == 0:
         return

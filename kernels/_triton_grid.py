@@ -53,9 +53,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
         total = tl.full([OUT, CHANNELS], 0.0, tl.float32)
         for start in range(0, N_POINTS, POINTS):
             g = start + tl.arange(0, POINTS)
-            values = tl.dot(
-                _tile(synthesis, g, N_BASIS, N_POINTS, ki, N_IN), field, input_precision=PRECISION
-            )
+            values = tl.dot(_tile(synthesis, g, N_BASIS, N_POINTS, ki, N_IN), field, input_precision=PRECISION)
             a = tl.dot(values, first, input_precision=PRECISION)
             if BIASED:
                 a += tl.load(b1 + h, mask=h < N_HIDDEN, other=0.0)[None, :]
@@ -214,9 +212,7 @@ def _gradient(
     return [dx, *(p.sum(0) for p in parts)]
 
 
-def constants(
-    x: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Tensor], heads: int
-) -> dict[str, Any]:
+def constants(x: Tensor, synthesis: Tensor, analysis: Tensor, parameters: list[Tensor], heads: int) -> dict[str, Any]:
     """Compile-time sizes of both kernels."""
     per_head, hidden = parameters[0].shape
     sizes = {"IN": x.shape[1], "OUT": analysis.shape[0], "CHANNELS": per_head, "HIDDEN": hidden}

@@ -90,9 +90,7 @@ def _launched(kind: str, lmax: int, out: Tensor, *inputs: Tensor) -> Tensor:
 def build(kind: str, lmax: int) -> Any:
     """Kernel of one of the functions above."""
     n = (lmax + 1) ** 2
-    arguments = {"values": ("v",), "tangent": ("v", "t"), "gradient": ("v", "g"), "second": ("v", "t", "g")}[
-        kind
-    ]
+    arguments = {"values": ("v",), "tangent": ("v", "t"), "gradient": ("v", "g"), "second": ("v", "t", "g")}[kind]
     body = [
         "e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)",
         "inside = e < n_vectors",
@@ -141,8 +139,7 @@ def _gathered(lmax: int, prefix: str, lower: str) -> list[str]:
     """Lines ``prefix_a = sum_k g_k A_ka``."""
     ks = range(1, (lmax + 1) ** 2)
     return [
-        f"{prefix}{axis} = "
-        + plus(["vx * 0.0", *(f"g{k} * {code}" for k in ks if (code := _slope(k, a, lower)))])
+        f"{prefix}{axis} = " + plus(["vx * 0.0", *(f"g{k} * {code}" for k in ks if (code := _slope(k, a, lower)))])
         for a, axis in enumerate(AXES)
     ]
 
@@ -154,9 +151,7 @@ def _radial(lmax: int, name: str, of: str) -> str:
 
 
 def _store(values: list[str]) -> list[str]:
-    return [
-        f"tl.store(out + e * {len(values)} + {k}, {value}, mask=inside)" for k, value in enumerate(values)
-    ]
+    return [f"tl.store(out + e * {len(values)} + {k}, {value}, mask=inside)" for k, value in enumerate(values)]
 
 
 def _values(lmax: int) -> list[str]:

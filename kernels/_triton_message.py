@@ -144,9 +144,7 @@ class Kernel:
     def run(self, rows: int, arguments: list[Any], out: Tensor) -> Tensor:
         """Launch the programs of this many rows."""
         ready = tuple(a.contiguous() if isinstance(a, Tensor) else a for a in arguments)
-        launch(
-            self.function, rows * self.programs, ready, num_warps=max(1, self.block // 32), BLOCK=self.block
-        )
+        launch(self.function, rows * self.programs, ready, num_warps=max(1, self.block // 32), BLOCK=self.block)
         return out
 
 
@@ -342,15 +340,11 @@ class _Source:
                 lines += [f"v{m} = v * a{m}" for m in range(n1)] + [f"dv{m} = dv * a{m}" for m in range(n1)]
                 lines += [f"b{m}_{k} = v{m} * dy{k} + dv{m} * y{k}" for m in range(n1) for k in ks]
             else:
-                lines += [
-                    f"b{m}_{k} = a{m} * y{k}" for m in range(n1) for k in ks if f"b{m}_{k}" not in known
-                ]
+                lines += [f"b{m}_{k} = a{m} * y{k}" for m in range(n1) for k in ks if f"b{m}_{k}" not in known]
                 known |= {f"b{m}_{k}" for m in range(n1) for k in ks}
             for m3 in range(2 * t.path.l3 + 1):
                 terms_of = [times(c, f"b{m1}_{l2 * l2 + m2}") for m1, m2, to, c in nonzero(t) if to == m3]
-                lines.append(
-                    f"u{p}_{m3} += " + (plus(terms_of) if self.tangent else f"v * ({plus(terms_of)})")
-                )
+                lines.append(f"u{p}_{m3} += " + (plus(terms_of) if self.tangent else f"v * ({plus(terms_of)})"))
         return lines
 
     def backward(self, terms: Sequence[Term]) -> list[str]:
@@ -425,8 +419,7 @@ class _Source:
         lines += ["for row in range(first, last):", *_indent(rows)]
         size, columns = self.n_radial * self.coupling.n_weights, self.coupling.n_weights
         return lines + [
-            f"tl.store(out + i * {size} + {r * columns + job.terms[p].w} + c, u{p}_{r}, mask=inside)"
-            for p, r in names
+            f"tl.store(out + i * {size} + {r * columns + job.terms[p].w} + c, u{p}_{r}, mask=inside)" for p, r in names
         ]
 
 

@@ -93,9 +93,7 @@ def explain(operation: str, *tensors: Tensor) -> str:
     return f"{operation} on {_kind(tensors[0])}: {name} ({why})"
 
 
-def self_check(
-    operation: str, backend: str, found: Tensor, expected: Tensor, tolerance: float | None = None
-) -> None:
+def self_check(operation: str, backend: str, found: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
     """Compare a kernel's first result, on a small input, with the reference.
 
     Args:

@@ -63,9 +63,7 @@ def _complex_w3j(l1: int, l2: int, l3: int) -> np.ndarray:
             m3 = -m1 - m2
             if abs(m3) > l3:
                 continue
-            front = sqrt(
-                triangle * f(l1 + m1) * f(l1 - m1) * f(l2 + m2) * f(l2 - m2) * f(l3 + m3) * f(l3 - m3)
-            )
+            front = sqrt(triangle * f(l1 + m1) * f(l1 - m1) * f(l2 + m2) * f(l2 - m2) * f(l3 + m3) * f(l3 - m3))
             total = 0.0
             for k in range(max(0, l2 - l3 - m1, l1 - l3 + m2), min(l1 + l2 - l3, l1 - m1, l2 + m2) + 1):
                 lower = f(k) * f(l1 + l2 - l3 - k) * f(l1 - m1 - k) * f(l2 + m2 - k)

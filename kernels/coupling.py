@@ -88,6 +88,4 @@ class Coupling:
     def split(self, z: Tensor) -> list[Tensor]:
         """Views ``(N, 2 l3 + 1, C)`` of flat messages, one per degree in `degrees`."""
         parts = z.split(self.z_sizes, dim=-1)
-        return [
-            b.unflatten(-1, (2 * l + 1, c)) for b, l, c in zip(parts, self.degrees, self.outputs, strict=True)
-        ]
+        return [b.unflatten(-1, (2 * l + 1, c)) for b, l, c in zip(parts, self.degrees, self.outputs, strict=True)]

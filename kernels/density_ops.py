@@ -27,9 +27,7 @@ def _density_cpu(q: Tensor, neighbours: Tensor, row_ptr: Tensor, n_species: int,
     return _kernels().density(q, q, neighbours, row_ptr, out, add=False)  # type: ignore[no-any-return]
 
 
-def _density_autograd(
-    q: Tensor, neighbours: Tensor, row_ptr: Tensor, n_species: int, n_harmonics: int
-) -> Tensor:
+def _density_autograd(q: Tensor, neighbours: Tensor, row_ptr: Tensor, n_species: int, n_harmonics: int) -> Tensor:
     graph = (neighbours, row_ptr, n_species, n_harmonics)
     value: Tensor = below_autograd(density_op, q, *graph)
     if not recording(q):
@@ -85,15 +83,11 @@ density_tangent = define(
 )
 
 
-def _edge_fake(
-    d: Tensor, q: Tensor, neighbours: Tensor, row_ptr: Tensor, n_species: int, n_harmonics: int
-) -> Tensor:
+def _edge_fake(d: Tensor, q: Tensor, neighbours: Tensor, row_ptr: Tensor, n_species: int, n_harmonics: int) -> Tensor:
     return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
-def _edge_cpu(
-    d: Tensor, q: Tensor, neighbours: Tensor, row_ptr: Tensor, n_species: int, n_harmonics: int
-) -> Tensor:
+def _edge_cpu(d: Tensor, q: Tensor, neighbours: Tensor, row_ptr: Tensor, n_species: int, n_harmonics: int) -> Tensor:
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     return _kernels().density_edge(d, q, neighbours, row_ptr, out)  # type: ignore[no-any-return]
 

@@ -191,9 +191,7 @@ def _checked_degrees(factors: Sequence[Tensor], lmax: int) -> int:
     total, first = sum(_degree(f) for f in factors), factors[0]
     for f in factors[1:]:
         if f.shape[0] != first.shape[0] or f.shape[2] != first.shape[2]:
-            raise ValueError(
-                f"x {tuple(first.shape)} and y {tuple(f.shape)} must agree in nodes and channels"
-            )
+            raise ValueError(f"x {tuple(first.shape)} and y {tuple(f.shape)} must agree in nodes and channels")
     if not 0 <= lmax <= total:
         raise ValueError(f"lmax = {lmax} is not within 0..{total}, the degrees of the product")
     return total
@@ -208,8 +206,7 @@ def _reference(x: Tensor, y: Tensor, lmax: int, paths: str = EVEN) -> Tensor:
         values.append(to_grid(x, grid) * to_grid(y, grid))
     if paths != EVEN:
         xs, ys = (
-            [d[:, : t.shape[1]].to(t.dtype) @ t for d in _slopes(grid.lmax, l1 + l2 + lmax, t.device)]
-            for t in (x, y)
+            [d[:, : t.shape[1]].to(t.dtype) @ t for d in _slopes(grid.lmax, l1 + l2 + lmax, t.device)] for t in (x, y)
         )
         values.append(xs[0] * ys[1] - xs[1] * ys[0])
     return from_grid(sum(values[1:], values[0]), grid, lmax)

@@ -38,9 +38,7 @@ def join(blocks: Sequence[Tensor]) -> Tensor:
     return torch.cat([b.flatten(1) for b in blocks], dim=-1)
 
 
-def irreps_linear(
-    blocks: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None = None
-) -> list[Tensor]:
+def irreps_linear(blocks: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None = None) -> list[Tensor]:
     """One matrix per degree between channels, scaled by 1/sqrt(fan-in).
 
     Args:

@@ -48,15 +48,11 @@ def message(x: Tensor, edges: Tensor, weights: Tensor, plan: GraphPlan, coupling
         return reference_message(x, edges, weights, plan, coupling)
     from .message_ops import message_op
 
-    result: Tensor = message_op(
-        x, edges, weights, plan.rows.tensors, plan.columns.tensors, coupling.key, False
-    )
+    result: Tensor = message_op(x, edges, weights, plan.rows.tensors, plan.columns.tensors, coupling.key, False)
     return result
 
 
-def reference_message(
-    x: Tensor, edges: Tensor, weights: Tensor, plan: GraphPlan, coupling: Coupling
-) -> Tensor:
+def reference_message(x: Tensor, edges: Tensor, weights: Tensor, plan: GraphPlan, coupling: Coupling) -> Tensor:
     """`message` in plain torch, one tensor per path and edge: the oracle, and what compilers can look into."""
     harmonics, radial = edges.split([coupling.n_harmonics, weights.shape[0]], dim=-1)
     w, sources = radial @ weights, x.index_select(0, plan.source)
@@ -72,9 +68,7 @@ def reference_message(
     return flat.new_zeros(plan.n_nodes, flat.shape[1]).index_add(0, plan.target, flat)
 
 
-def species_density(
-    edges: Tensor, species: Tensor, n_species: int, n_harmonics: int, plan: GraphPlan
-) -> Tensor:
+def species_density(edges: Tensor, species: Tensor, n_species: int, n_harmonics: int, plan: GraphPlan) -> Tensor:
     """Sums over neighbours of harmonics times radial functions, apart for every species of neighbour.
 
     ``d[i, k, (s, r)] = sum over neighbours j of species s of Y[ij, k] g[ij, r]``: what a message needs to know when

@@ -24,16 +24,12 @@ Sides = list[Tensor]
 # --- message: S with z open, or with x open when transposed -------------------------------------------------
 
 
-def _message_fake(
-    x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: Sides, key: str, transposed: bool
-) -> Tensor:
+def _message_fake(x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: Sides, key: str, transposed: bool) -> Tensor:
     coupling, side = Coupling.from_key(key), columns if transposed else rows
     return x.new_empty(side[0].shape[0] - 1, coupling.x_width if transposed else coupling.z_width)
 
 
-def _message_cpu(
-    x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: Sides, key: str, transposed: bool
-) -> Tensor:
+def _message_cpu(x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: Sides, key: str, transposed: bool) -> Tensor:
     out = _message_fake(x, q, w, rows, columns, key, transposed)
     side = columns if transposed else rows
     return kernels_for("message", x).message(x, q, None, w, side, out, key, transposed)  # type: ignore[no-any-return]
@@ -126,9 +122,7 @@ def _edge_cpu(z: Tensor, x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: 
     return kernels_for("message", x).edge(z, x, q, w, rows, out, key)  # type: ignore[no-any-return]
 
 
-def _edge_autograd(
-    z: Tensor, x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: Sides, key: str
-) -> Tensor:
+def _edge_autograd(z: Tensor, x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: Sides, key: str) -> Tensor:
     value: Tensor = below_autograd(message_edge, z, x, q, w, rows, columns, key)
     if not recording(z, x, q, w):
         return value
@@ -180,9 +174,7 @@ def _weight_cpu(z: Tensor, x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns
     return kernels_for("message", x).weight(z, x, q, None, rows, out, key)  # type: ignore[no-any-return]
 
 
-def _weight_autograd(
-    z: Tensor, x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: Sides, key: str
-) -> Tensor:
+def _weight_autograd(z: Tensor, x: Tensor, q: Tensor, w: Tensor, rows: Sides, columns: Sides, key: str) -> Tensor:
     value: Tensor = below_autograd(message_weight, z, x, q, w, rows, columns, key)
     if not recording(z, x, q):
         return value

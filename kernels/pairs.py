@@ -55,13 +55,9 @@ def pair_product(
     weights = weights.unsqueeze(0) if shared else weights
     n, channels = x.shape[0], x.shape[-1]
     if x.ndim != 3 or y.ndim != 3 or (y.shape[0], y.shape[2]) != (n, channels):
-        raise ValueError(
-            f"x {tuple(x.shape)} and y {tuple(y.shape)} must be (nodes, (L+1)^2, channels), alike"
-        )
+        raise ValueError(f"x {tuple(x.shape)} and y {tuple(y.shape)} must be (nodes, (L+1)^2, channels), alike")
     if weights.shape != (1 if shared else n, len(paths), channels):
-        raise ValueError(
-            f"weights must be {(n, len(paths), channels)}, one per path, got {tuple(weights.shape)}"
-        )
+        raise ValueError(f"weights must be {(n, len(paths), channels)}, one per path, got {tuple(weights.shape)}")
     for p in paths:
         fits = (p.l1 + 1) ** 2 <= x.shape[1] and (p.l2 + 1) ** 2 <= y.shape[1] and p.l3 <= lmax
         if not fits or not abs(p.l1 - p.l2) <= p.l3 <= p.l1 + p.l2:
@@ -135,9 +131,7 @@ def _all_gradients(value: Tensor, x: Tensor, y: Tensor, w: Tensor, paths: list[i
     return result
 
 
-def _couple_autograd(
-    a: Tensor, b: Tensor, w: Tensor, paths: list[int], opened: list[int], together: bool
-) -> Tensor:
+def _couple_autograd(a: Tensor, b: Tensor, w: Tensor, paths: list[int], opened: list[int], together: bool) -> Tensor:
     value: Tensor = below_autograd(couple_op, a, b, w, paths, opened, together)
     if not recording(a, b, w):
         return value
@@ -170,8 +164,6 @@ strengths_op = define(
 )
 gradients_op = define(
     "pair_gradients(Tensor x, Tensor y, Tensor w, Tensor z, int[] paths) -> (Tensor, Tensor, Tensor)",
-    fake=lambda x, y, w, z, paths: tuple(
-        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, y, w)
-    ),
+    fake=lambda x, y, w, z, paths: tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, y, w)),
     compute=lambda x, y, w, z, paths: _kernels().gradients(x, y, w, z, paths, w.shape[0] == 1),
 )

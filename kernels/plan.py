@@ -56,9 +56,7 @@ class GraphPlan:
         """
         n_edges = edge_index.shape[1]
         if int(row_ptr[-1]) != n_edges:
-            raise ValueError(
-                f"row_ptr ends at {int(row_ptr[-1])} but there are {n_edges} edges: sort edges by target"
-            )
+            raise ValueError(f"row_ptr ends at {int(row_ptr[-1])} but there are {n_edges} edges: sort edges by target")
         return cls(edge_index[0].contiguous(), edge_index[1].contiguous(), row_ptr)
 
     def with_isolated_nodes(self, n: int) -> GraphPlan:
@@ -84,7 +82,5 @@ class GraphPlan:
     def columns(self) -> Rows:
         """Edges by source: the transposed graph, which gradients with respect to features run on."""
         order = torch.argsort(self.source, stable=True)
-        pointers = torch.searchsorted(
-            self.source[order], torch.arange(self.n_nodes + 1, device=self.source.device)
-        )
+        pointers = torch.searchsorted(self.source[order], torch.arange(self.n_nodes + 1, device=self.source.device))
         return Rows(pointers, order, self.target)

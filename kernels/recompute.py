@@ -41,9 +41,7 @@ class Sliced(torch.autograd.Function):
     """``function(*nodes, *shared)`` returns first outputs per node, then outputs to be summed over slices."""
 
     @staticmethod
-    def forward(
-        function: Callable[..., Outputs], n_nodes: int, n_rowwise: int, rows: int, *tensors: Tensor
-    ) -> Outputs:
+    def forward(function: Callable[..., Outputs], n_nodes: int, n_rowwise: int, rows: int, *tensors: Tensor) -> Outputs:
         nodes, shared = tensors[:n_nodes], tensors[n_nodes:]
         n = nodes[0].shape[0]
         out: list[Tensor] = []
@@ -95,8 +93,7 @@ def vector_jacobian(
     with torch.enable_grad():
         # Where nobody records, leave the caller's graph; where somebody does, the result must stay connected to it.
         primals = [
-            t if recording and t.requires_grad else t.detach().requires_grad_(k in where)
-            for k, t in enumerate(inputs)
+            t if recording and t.requires_grad else t.detach().requires_grad_(k in where) for k, t in enumerate(inputs)
         ]
         outputs = function(*primals)
         return torch.autograd.grad(

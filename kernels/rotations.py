@@ -112,7 +112,5 @@ def rotate(x: Tensor, matrices: Sequence[Tensor], *, inverse: bool = False) -> T
             blocks.append((d.mT if inverse else d) @ block)
             row += d.shape[-1]
     if row != x.shape[1]:
-        raise ValueError(
-            f"matrices of degrees up to {len(matrices) - 1} do not fit features {tuple(x.shape)}"
-        )
+        raise ValueError(f"matrices of degrees up to {len(matrices) - 1} do not fit features {tuple(x.shape)}")
     return torch.cat(blocks, dim=1)

@@ -51,9 +51,7 @@ def so2_convolution(
     source, target = graph
     n, rows, channels = x.shape
     if weights.shape != (vectors.shape[0], len(paths), channels):
-        raise ValueError(
-            f"weights must be (edges, paths, channels), got {tuple(weights.shape)} for {len(paths)} paths"
-        )
+        raise ValueError(f"weights must be (edges, paths, channels), got {tuple(weights.shape)} for {len(paths)} paths")
     for p in paths:
         if (p.l1 + 1) ** 2 > rows or p.l3 > lmax or not abs(p.l1 - p.l2) <= p.l3 <= p.l1 + p.l2:
             raise ValueError(f"{p} does not fit x {tuple(x.shape)} and lmax = {lmax}")

@@ -56,9 +56,7 @@ def weighted_message(
             f"{tuple(x.shape)} and {tuple(harmonics.shape)}"
         )
     if weights.shape != (edges, len(paths), channels):
-        raise ValueError(
-            f"weights must be {(edges, len(paths), channels)}, one per path, got {tuple(weights.shape)}"
-        )
+        raise ValueError(f"weights must be {(edges, len(paths), channels)}, one per path, got {tuple(weights.shape)}")
     for p in paths:
         fits = (p.l1 + 1) ** 2 <= x.shape[1] and (p.l2 + 1) ** 2 <= harmonics.shape[1] and p.l3 <= lmax
         if not fits or not abs(p.l1 - p.l2) <= p.l3 <= p.l1 + p.l2:
@@ -125,13 +123,27 @@ def _differentiable(value: Tensor, arguments: dict[str, Tensor], opened: str, gr
 
 
 def _message_fake(
-    a: Tensor, y: Tensor, w: Tensor, rows: Graph, columns: Graph, paths: list[int], size: int, transposed: bool
+    a: Tensor,
+    y: Tensor,
+    w: Tensor,
+    rows: Graph,
+    columns: Graph,
+    paths: list[int],
+    size: int,
+    transposed: bool,
 ) -> Tensor:
     return a.new_empty((columns if transposed else rows)[0].shape[0] - 1, size, a.shape[2])
 
 
 def _message_autograd(
-    a: Tensor, y: Tensor, w: Tensor, rows: Graph, columns: Graph, paths: list[int], size: int, transposed: bool
+    a: Tensor,
+    y: Tensor,
+    w: Tensor,
+    rows: Graph,
+    columns: Graph,
+    paths: list[int],
+    size: int,
+    transposed: bool,
 ) -> Tensor:
     value: Tensor = below_autograd(message_op, a, y, w, rows, columns, paths, size, transposed)
     if not recording(a, y, w):
@@ -140,9 +152,7 @@ def _message_autograd(
     return _differentiable(value, {given: a, "y": y, "w": w}, opened, (rows, columns, paths))
 
 
-def _weights_autograd(
-    z: Tensor, x: Tensor, y: Tensor, rows: Graph, columns: Graph, paths: list[int]
-) -> Tensor:
+def _weights_autograd(z: Tensor, x: Tensor, y: Tensor, rows: Graph, columns: Graph, paths: list[int]) -> Tensor:
     value: Tensor = below_autograd(weights_op, z, x, y, rows, columns, paths)
     if not recording(z, x, y):
         return value

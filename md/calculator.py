@@ -150,9 +150,7 @@ class Calculator(AseCalculator):
         structure_atoms = self.atoms if atoms is None else atoms
         self.reset()
         if structure_atoms is None:
-            raise UserError(
-                "the calculator has no atoms yet; attach it (atoms.calc = calculator) and ask the atoms"
-            )
+            raise UserError("the calculator has no atoms yet; attach it (atoms.calc = calculator) and ask the atoms")
         forces = any(name not in ENERGIES for name in properties)
         graph = self._host_graph(structure_atoms)
         results = self._results(self._predict(graph, forces, "auto" if forces else False))
@@ -172,9 +170,7 @@ class Calculator(AseCalculator):
         For three periodic axes it is −volume · stress. Raises StressUndefinedError without any periodic axis.
         """
         if not atoms.pbc.any():
-            raise StressUndefinedError(
-                "the virial was asked of a structure without periodic axes; set atoms.pbc first"
-            )
+            raise StressUndefinedError("the virial was asked of a structure without periodic axes; set atoms.pbc first")
         virial = -self._strain_derivative(self.graph(atoms))
         periodic = atoms.cell.array[atoms.pbc]
         span = np.linalg.pinv(periodic) @ periodic  # projector on the periodic directions
@@ -217,9 +213,7 @@ class Calculator(AseCalculator):
             return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
         found: list[torch.Tensor] = []
 
-        def keep(
-            model: Potential, species: torch.Tensor, vectors: torch.Tensor, plan: Any, **options: Any
-        ) -> Any:
+        def keep(model: Potential, species: torch.Tensor, vectors: torch.Tensor, plan: Any, **options: Any) -> Any:
             energies, gradient = energy_and_gradient(model, species, vectors, plan, **options)
             found.extend((vectors, gradient))
             return energies, gradient
@@ -304,8 +298,6 @@ def as_calculator(
     """
     if isinstance(model, BaseCalculator):
         if device is not None or dtype is not None:
-            raise UserError(
-                "device and dtype belong to the calculator that was handed in; set them when making it"
-            )
+            raise UserError("device and dtype belong to the calculator that was handed in; set them when making it")
         return model
     return Calculator(model, device=device, dtype=dtype)

@@ -29,11 +29,7 @@ def choose_model(structures: Iterable[Atoms]) -> str:
         periodic.add(bool(atoms.pbc.any()))
     models = shipped()
     for name, header in models.items():
-        if (
-            elements <= _elements(header)
-            and _boundary(header) in (None, *periodic)
-            and len(periodic) <= _kinds(header)
-        ):
+        if elements <= _elements(header) and _boundary(header) in (None, *periodic) and len(periodic) <= _kinds(header):
             return name
     kinds = " and ".join("periodic" if p else "non-periodic" for p in sorted(periodic))
     known = "; ".join(f"{name}: {_describe(header)}" for name, header in models.items()) or "none"

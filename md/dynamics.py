@@ -244,13 +244,9 @@ def _drive(simulation: Simulation, recorder: Recorder, steps: int, progress: boo
     from tqdm import tqdm
 
     first, begin = simulation.step, time.perf_counter()
-    with tqdm(
-        total=steps, initial=first, unit=" steps", disable=None if progress else True, leave=False
-    ) as bar:
+    with tqdm(total=steps, initial=first, unit=" steps", disable=None if progress else True, leave=False) as bar:
         simulation.attach(lambda _: bar.update())
-        simulation.attach(
-            lambda s: bar.set_postfix_str(f"{s.temperature():.0f} K", refresh=False), recorder.every
-        )
+        simulation.attach(lambda s: bar.set_postfix_str(f"{s.temperature():.0f} K", refresh=False), recorder.every)
         try:
             finished = simulation.run(steps)
             recorder.save()
@@ -296,11 +292,7 @@ def _refuse_changes(saved: State, settings: dict[str, Any], seed: int | None, mo
     """Raise UserError when what is asked now contradicts the run that is to be resumed."""
     before = {**saved.meta["settings"], "seed": saved.meta["seed"], **saved.meta["model"]}
     now = {**settings, **({} if seed is None else {"seed": seed}), **model}
-    changed = [
-        f"{name} was {before.get(name)}, is {value}"
-        for name, value in now.items()
-        if before.get(name) != value
-    ]
+    changed = [f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
         raise UserError(
             f"the run cannot be resumed with other settings: {'; '.join(changed)}. Leave them out, or start "

@@ -69,9 +69,7 @@ class Settings:
             if not 0 < getattr(self, name) < np.inf:
                 raise UserError(f"{name} = {getattr(self, name)}: must be a positive number of femtoseconds")
         if not 0 <= self.temperature_K < np.inf or (self.temperature_K == 0 and self.ensemble != "nve"):
-            raise UserError(
-                f"temperature_K = {self.temperature_K}: must be positive (0 is allowed in nve only)"
-            )
+            raise UserError(f"temperature_K = {self.temperature_K}: must be positive (0 is allowed in nve only)")
         if not np.isfinite(self.pressure_GPa):
             raise UserError(f"pressure_GPa = {self.pressure_GPa}: must be a number")
 
@@ -114,18 +112,14 @@ def build(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Generat
     """
     _check_constraints(atoms, settings)
     if settings.ensemble == "npt" and not atoms.pbc.all():
-        raise UserError(
-            f"npt needs three periodic axes, the structure has pbc {atoms.pbc.tolist()}: use nvt or nve"
-        )
+        raise UserError(f"npt needs three periodic axes, the structure has pbc {atoms.pbc.tolist()}: use nvt or nve")
     return _BUILDERS[settings.integrator](atoms, settings, freedom, rng)
 
 
 def _check_constraints(atoms: Atoms, settings: Settings) -> None:
     moving = [type(c).__name__ for c in atoms.constraints if not isinstance(c, FixAtoms)]
     if atoms.constraints and settings.ensemble == "npt":
-        raise UserError(
-            "npt cannot keep atoms fixed while the cell changes: remove the constraints, or use nvt"
-        )
+        raise UserError("npt cannot keep atoms fixed while the cell changes: remove the constraints, or use nvt")
     if moving and settings.integrator not in ("nve", "bussi"):
         raise UserError(
             f"{settings.integrator} knows no constraint but FixAtoms, the structure has {', '.join(moving)}: "
@@ -150,9 +144,7 @@ def _langevin(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Gen
 
 def _bussi(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Generator) -> MolecularDynamics:
     if atoms.get_kinetic_energy() <= 0:
-        raise UserError(
-            "bussi rescales velocities and the structure has none: let them be drawn, or use langevin"
-        )
+        raise UserError("bussi rescales velocities and the structure has none: let them be drawn, or use langevin")
     dynamics = Bussi(
         atoms,
         settings.timestep_fs * units.fs,
@@ -165,9 +157,7 @@ def _bussi(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Genera
     return dynamics
 
 
-def _nose_hoover(
-    atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Generator
-) -> MolecularDynamics:
+def _nose_hoover(atoms: Atoms, settings: Settings, freedom: int, rng: np.random.Generator) -> MolecularDynamics:
     dynamics = NoseHooverChainNVT(
         atoms,
         settings.timestep_fs * units.fs,
@@ -227,9 +217,7 @@ INTERNALS: dict[str, tuple[str, ...]] = {
 
 def internals(dynamics: MolecularDynamics, settings: Settings) -> dict[str, np.ndarray]:
     """The integrator's own variables as float64 arrays, by name."""
-    return {
-        path: np.array(_walk(dynamics, path), dtype=np.float64) for path in INTERNALS[settings.integrator]
-    }
+    return {path: np.array(_walk(dynamics, path), dtype=np.float64) for path in INTERNALS[settings.integrator]}
 
 
 def restore_internals(dynamics: MolecularDynamics, settings: Settings, values: dict[str, np.ndarray]) -> None:

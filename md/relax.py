@@ -206,9 +206,7 @@ def _cell_filter(atoms: Atoms, cell: bool | str | Sequence[bool], pressure_GPa: 
     elif cell is not True:
         mask = [bool(component) for component in cell]  # type: ignore[union-attr]
         if len(mask) != 6 or not any(mask):
-            raise UserError(
-                f"cell {mask}: expected six booleans (xx yy zz yz xz xy), at least one of them True"
-            )
+            raise UserError(f"cell {mask}: expected six booleans (xx yy zz yz xz xy), at least one of them True")
     return CellFilter(
         atoms,
         mask=mask,
@@ -232,9 +230,7 @@ def _largest_force(atoms: Atoms) -> float:
 def _keep_symmetry(atoms: Atoms) -> None:
     """Add the constraint that keeps the space group."""
     if not atoms.pbc.all():
-        raise UserError(
-            f"symmetry needs three periodic axes, the structure has pbc {atoms.pbc.tolist()}: leave it out"
-        )
+        raise UserError(f"symmetry needs three periodic axes, the structure has pbc {atoms.pbc.tolist()}: leave it out")
     try:
         from ase.constraints import FixSymmetry
 
@@ -256,17 +252,13 @@ def _frozen(atoms: Atoms) -> Atoms:
     return copy
 
 
-def _open(
-    trajectory: str | PathLike[str] | None, log: str | PathLike[str] | None, force: bool
-) -> Trajectory | None:
+def _open(trajectory: str | PathLike[str] | None, log: str | PathLike[str] | None, force: bool) -> Trajectory | None:
     """Make room for both files and open the trajectory. Raises UserError where one must not be replaced."""
     if trajectory is not None:
         check_format(Path(trajectory))
     for path in (Path(name) for name in (trajectory, log) if name is not None):
         if path.exists():
             if not force:
-                raise UserError(
-                    f"{path} exists already: choose another name, or replace it with force=True (--force)"
-                )
+                raise UserError(f"{path} exists already: choose another name, or replace it with force=True (--force)")
             path.unlink()
     return None if trajectory is None else open_trajectory(Path(trajectory))

@@ -161,9 +161,7 @@ class Simulation:
     def frame(self) -> Atoms:
         """A copy of this step with energy, forces and (three periodic axes) stress."""
         results = {k: v for k, v in self.atoms.calc.results.items() if k in RESULTS}
-        return self._frame(
-            self.step, self.atoms.positions, self.atoms.get_momenta(), self.atoms.cell, results
-        )
+        return self._frame(self.step, self.atoms.positions, self.atoms.get_momenta(), self.atoms.cell, results)
 
     def last_good(self) -> Atoms | None:
         """The last step that passed every check, likewise; None before the first."""

@@ -54,17 +54,13 @@ def read_state(path: Path) -> State:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such state file, so there is no run to resume; start one without --resume"
-        )
+        raise UserError(f"{path}: no such state file, so there is no run to resume; start one without --resume")
     try:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged or no state of a simulation ({error}); start anew with --force"
-        ) from None
+        raise UserError(f"{path} is damaged or no state of a simulation ({error}); start anew with --force") from None
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise UserError(
             f"{path} has format {meta.get('format')} version {meta.get('version')}, this installation reads "

@@ -81,9 +81,7 @@ class Watch:
                 f"the temperature reached {temperature:.0f} K (limit {self.max_temperature:.0f} K): take a "
                 "shorter time step, relax the start first, or raise the limit"
             )
-        return self._too_close(atoms) or (
-            self._unknown_surroundings(atoms) if self.limits.surroundings else None
-        )
+        return self._too_close(atoms) or (self._unknown_surroundings(atoms) if self.limits.surroundings else None)
 
     def _too_close(self, atoms: Atoms) -> str | None:
         """A pair of atoms closer than the floor of its elements."""

@@ -108,9 +108,7 @@ def load(name_or_path: str | Path, *, device: str = "cpu", dtype: Any = None) ->
     return model.eval()
 
 
-def save(
-    model: Potential, path: str | Path, card: Mapping[str, Any] | None = None, *, force: bool = False
-) -> Path:
+def save(model: Potential, path: str | Path, card: Mapping[str, Any] | None = None, *, force: bool = False) -> Path:
     """Write a potential to one checkpoint file.
 
     Args:

@@ -44,9 +44,7 @@ def read_artefact_header(path: str | Path) -> dict[str, Any]:
         if (found["format"], found["format_version"]) != (FORMAT, FORMAT_VERSION):
             raise UserError(f"{path} is an artefact of another version of tesseral: export the model again")
     except FileNotFoundError:
-        raise UserError(
-            f"no artefact {path}; `tesseral export MODEL -o {path} --to aoti` makes one"
-        ) from None
+        raise UserError(f"no artefact {path}; `tesseral export MODEL -o {path} --to aoti` makes one") from None
     except (BadZipFile, KeyError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is truncated or was not written by `tesseral export` ({type(error).__name__}: {error})"
@@ -67,9 +65,7 @@ class Deployment(ABC):
         self.index = torch.full((MAX_Z + 1,), -1)
         self.index[list(elements)] = torch.arange(len(elements))
 
-    def predict(
-        self, graph: Graph, *, forces: bool = True, stress: bool | Literal["auto"] = "auto"
-    ) -> Prediction:
+    def predict(self, graph: Graph, *, forces: bool = True, stress: bool | Literal["auto"] = "auto") -> Prediction:
         """As `potentials.base.predict`, of one structure.
 
         Raises:
@@ -91,9 +87,7 @@ class Deployment(ABC):
         check_known(graph.numbers, self.index[graph.numbers.cpu()], self.elements)
         n, vectors = graph.numbers.shape[0], graph.edge_vectors().double().contiguous()
         volume = vectors.new_ones(()) if volume is None else volume
-        energy, energies, net, derivative = self.run(
-            graph.numbers, graph.edge_index.contiguous(), vectors, volume
-        )
+        energy, energies, net, derivative = self.run(graph.numbers, graph.edge_index.contiguous(), vectors, volume)
         return energy, energies[:n], net[:n], derivative
 
     @abstractmethod
@@ -138,9 +132,7 @@ class Artefact(Deployment):
                 f"{self.device.type} in {wanted}; export again with --device {self.device.type} --dtype {wanted}"
             )
         if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                f"{path} was exported for a GPU and torch finds none here; export with --device cpu"
-            )
+            raise UserError(f"{path} was exported for a GPU and torch finds none here; export with --device cpu")
         self._run = self._load()
 
     def fingerprint(self) -> str:
@@ -149,9 +141,7 @@ class Artefact(Deployment):
 
     def run(self, numbers: Tensor, edge_index: Tensor, vectors: Tensor, volume: Tensor) -> Outputs:
         """On the artefact's device."""
-        energy, energies, net, derivative = self._run(
-            *padded(numbers, edge_index, vectors, self.cutoff), volume
-        )
+        energy, energies, net, derivative = self._run(*padded(numbers, edge_index, vectors, self.cutoff), volume)
         return energy, energies, net, derivative
 
     def _load(self) -> Any:

@@ -170,9 +170,7 @@ def energy_and_gradient(
         energies = model.atomic_energies(species, leaf, plan)
         if not energies.requires_grad or leaf.numel() == 0:
             return energies, torch.zeros_like(leaf)
-        (gradient,) = torch.autograd.grad(
-            energies.sum(), leaf, create_graph=create_graph, materialize_grads=True
-        )
+        (gradient,) = torch.autograd.grad(energies.sum(), leaf, create_graph=create_graph, materialize_grads=True)
     return energies, gradient
 
 
@@ -217,9 +215,7 @@ def predict(
         energies, gradient = model.atomic_energies(species, vectors.to(model.dtype), plan), None
     if not create_graph:
         energies = energies.detach()
-    references = torch.tensor(
-        list(model.reference_energies.values()), dtype=torch.float64, device=energies.device
-    )
+    references = torch.tensor(list(model.reference_energies.values()), dtype=torch.float64, device=energies.device)
     energies = energies.double() + references[species]
     energy = torch.zeros(graph.n_graphs, dtype=torch.float64, device=energies.device)
     result = Prediction(energy.index_add(0, graph.batch, energies), energies)

@@ -142,9 +142,7 @@ class SpeciesConvolution(Convolution):
             return super().forward(own, near)
         n = self.coupling.n_harmonics
         density = species_density(near.edges, near.species, n_species, n, near.plan)
-        weights = self._merged(
-            [self.radial, near.norm, near.table, *self.linear.weights], lambda: self._merge(near)
-        )
+        weights = self._merged([self.radial, near.norm, near.table, *self.linear.weights], lambda: self._merge(near))
         inputs = (density.shape[2],) * len(self.linear.outputs)
         return degree_linear(density.flatten(1), weights, inputs, self.linear.outputs)
 

@@ -69,9 +69,7 @@ def explain() -> str:
     """One line: which steps on a GPU are captured, and why."""
     if name := forced():
         return f"no CUDA graphs (backend {name} asked for)"
-    return (
-        f"one CUDA graph up to {LARGEST} atoms (automatic: launches dominate; {VARIABLE}=triton does without)"
-    )
+    return f"one CUDA graph up to {LARGEST} atoms (automatic: launches dominate; {VARIABLE}=triton does without)"
 
 
 class Buffers:

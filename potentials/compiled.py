@@ -48,9 +48,7 @@ def record(
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     with torch.enable_grad():
-        function(
-            *examples
-        )  # tables that kernels build on first use and keep must not be built while recording
+        function(*examples)  # tables that kernels build on first use and keep must not be built while recording
     fake = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
     inputs = []
     for example, axis in zip(examples, free, strict=True):
@@ -59,9 +57,7 @@ def record(
         inputs.append(fake.from_tensor(example, symbolic_context=context))
     # The order of a contraction chosen by size would bind the graph to this size.
     with torch.backends.opt_einsum.flags(enabled=False), torch.enable_grad():
-        graph: torch.fx.GraphModule = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
-            *inputs
-        )
+        graph: torch.fx.GraphModule = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
     # The strides of intermediates may differ between recording and compiling: views must be free to copy.
     # Autograd hands a saved result to backward detached, which recording takes literally: derivatives of the gradient
     # would lose these terms.

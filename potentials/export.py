@@ -158,9 +158,7 @@ def _compile(own: Deployed, path: Path, text: str) -> None:
     options = {"aot_inductor.metadata": {METADATA_KEY: text}, "cpp.dynamic_threads": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own
-        program = torch_export(
-            graph, inputs, dynamic_shapes=({0: atoms}, {1: edges}, {0: edges}, {}), strict=False
-        )
+        program = torch_export(graph, inputs, dynamic_shapes=({0: atoms}, {1: edges}, {0: edges}, {}), strict=False)
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
@@ -243,9 +241,7 @@ def folded(graph: fx.GraphModule) -> fx.GraphModule:
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             known[node] = getattr(graph, node.target).detach()
-        elif (
-            node.op == "call_function" and node.all_input_nodes and known.keys() >= set(node.all_input_nodes)
-        ):
+        elif node.op == "call_function" and node.all_input_nodes and known.keys() >= set(node.all_input_nodes):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
     for node, value in known.items():

@@ -68,9 +68,7 @@ class FacetConfig:
         if self.grid not in ("gauss-legendre", "soft"):
             raise UserError(f"grid must be 'gauss-legendre' or 'soft', got {self.grid!r}")
         if any(len(channels) != self.lmax + 1 for channels in self.hidden):
-            raise UserError(
-                f"every entry of hidden needs lmax + 1 = {self.lmax + 1} channel counts, got {self.hidden}"
-            )
+            raise UserError(f"every entry of hidden needs lmax + 1 = {self.lmax + 1} channel counts, got {self.hidden}")
 
     def sphere(self) -> SphereGrid:
         """The grid of the mixers; in o3 mode its angles are even in number, so that it is closed under inversion."""
@@ -81,9 +79,7 @@ class FacetConfig:
 
 PRESETS = {
     "facet-small": FacetConfig(),
-    "facet-s": FacetConfig(
-        cutoff=6.0, lmax=2, hidden=((128, 64, 32), (128, 64, 32)), embedding=64, scalars=64
-    ),
+    "facet-s": FacetConfig(cutoff=6.0, lmax=2, hidden=((128, 64, 32), (128, 64, 32)), embedding=64, scalars=64),
 }
 
 
@@ -102,9 +98,7 @@ class FacetLayer(nn.Module):
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
         kind = SpeciesConvolution if first else Convolution
-        self.convolution = kind(
-            inputs, outputs, lmax=config.lmax, n_radial=config.n_radial, parity=config.parity
-        )
+        self.convolution = kind(inputs, outputs, lmax=config.lmax, n_radial=config.n_radial, parity=config.parity)
         self.residual = DegreeLinear(inputs, outputs)
         self.mixer: nn.Module
         if len(outputs) > 1:
@@ -165,8 +159,7 @@ class Facet(Potential):
         self.embedding = nn.Parameter(torch.randn(n_species, config.embedding))
         widths: list[Channels] = [(config.embedding,), *config.hidden, (config.scalars,)]
         self.layers = nn.ModuleList(
-            FacetLayer(config, inputs, outputs, first=k == 0)
-            for k, (inputs, outputs) in enumerate(pairwise(widths))
+            FacetLayer(config, inputs, outputs, first=k == 0) for k, (inputs, outputs) in enumerate(pairwise(widths))
         )
         self.head = nn.Linear(config.scalars, 1, bias=False)
         self.species_scale = nn.Parameter(torch.zeros(n_species))

@@ -38,15 +38,9 @@ class ModelOptions:
     """Which model."""
 
     architecture: str = option("tesseral", "name of the architecture (ignored with init)")
-    config: dict[str, Any] = option(
-        {}, "hyper-parameters of the architecture: {cutoff: 5.0, channels: [64, 32]}"
-    )
-    init: str | None = option(
-        None, "fine-tune from this checkpoint file or shipped model; null: fresh weights"
-    )
-    freeze: list[str] = option(
-        [], "patterns of parameter names that stay as they are: ['embedding*', 'layers.0.*']"
-    )
+    config: dict[str, Any] = option({}, "hyper-parameters of the architecture: {cutoff: 5.0, channels: [64, 32]}")
+    init: str | None = option(None, "fine-tune from this checkpoint file or shipped model; null: fresh weights")
+    freeze: list[str] = option([], "patterns of parameter names that stay as they are: ['embedding*', 'layers.0.*']")
 
 
 @dataclass(frozen=True)
@@ -56,9 +50,7 @@ class PotentialTraining:
     run: str = option("runs/potential", "folder that the training writes")
     model: ModelOptions = option(ModelOptions(), "the model")
     data: DataOptions = option(DataOptions(), "the data")
-    loss: LossOptions = option(
-        LossOptions(), "the loss: sum of weight x mean of function(error) over three terms"
-    )
+    loss: LossOptions = option(LossOptions(), "the loss: sum of weight x mean of function(error) over three terms")
     optimizer: OptimizerOptions = option(OptimizerOptions(), "the optimiser")
     schedule: ScheduleOptions = option(ScheduleOptions(), "the learning rate")
     training: TrainingOptions = option(TrainingOptions(), "length, precision, hardware, saving")
@@ -234,9 +226,7 @@ def _check_elements(model: Potential, statistics: Statistics) -> None:
 def _loaders(config: PotentialTraining, data: DataSets, model: Potential) -> tuple[Any, Any]:
     seed, labels = config.training.seed, config.loss.labels
     make = training_data.make_loader
-    loader = make(
-        config.data, data.train, model.cutoff, labels=labels, dtype=model.dtype, seed=seed, train=True
-    )
+    loader = make(config.data, data.train, model.cutoff, labels=labels, dtype=model.dtype, seed=seed, train=True)
     if data.validation is None:
         return loader, None
     validation = make(
@@ -247,9 +237,7 @@ def _loaders(config: PotentialTraining, data: DataSets, model: Potential) -> tup
 
 def _header(config: PotentialTraining, data: DataSets, facts: DataFacts) -> dict[str, Any]:
     """What a checkpoint keeps of its training; no folder names, so that files can be passed on."""
-    sections = {
-        name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")
-    }
+    sections = {name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")}
     return {
         "domain": facts.domain,
         "provenance": {

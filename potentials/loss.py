@@ -35,9 +35,7 @@ class TermOptions:
         "a number, or steps by progress: {0: 1, 0.75: 10} means 10 in the last quarter; 0 leaves the term out",
     )
     function: Literal["huber", "mse", "mae"] = option("huber", "huber, mse or mae of the error's length")
-    delta: float = option(
-        0.01, "huber: length where the square turns into a straight line (eV/atom, eV/Å, eV/Å³)"
-    )
+    delta: float = option(0.01, "huber: length where the square turns into a straight line (eV/atom, eV/Å, eV/Å³)")
 
     def __post_init__(self) -> None:
         check_weight("weight", self.weight)
@@ -62,9 +60,7 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         if not any(self.term(name).used for name in TERMS):
-            raise ConfigError(
-                "every weight of the loss is 0; give energy, forces or stress a positive weight"
-            )
+            raise ConfigError("every weight of the loss is 0; give energy, forces or stress a positive weight")
 
     def term(self, name: str) -> TermOptions:
         chosen: TermOptions = getattr(self, name)

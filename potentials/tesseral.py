@@ -61,9 +61,7 @@ class TesseralConfig:
         if self.cutoff <= 0 or self.lmax < 1 or self.n_layers < 1:
             raise UserError(f"tesseral needs cutoff > 0, lmax >= 1 and n_layers >= 1, got {self}")
         if len(self.channels) > self.lmax + 1:
-            raise UserError(
-                f"channels {self.channels} reach degree {len(self.channels) - 1}, above lmax = {self.lmax}"
-            )
+            raise UserError(f"channels {self.channels} reach degree {len(self.channels) - 1}, above lmax = {self.lmax}")
         if self.mixer not in ("product", "silu"):
             raise UserError(f"mixer must be 'product' or 'silu', got {self.mixer!r}")
 
@@ -83,18 +81,14 @@ class Layer(nn.Module):
         field = (config.field_channels,) * (config.lmax + 1)
         field = (max(config.scalars, config.field_channels), *field[1:])
         kind = SpeciesConvolution if first else Convolution
-        self.convolution = kind(
-            inputs, field, lmax=config.lmax, n_radial=config.n_radial, parity=config.parity
-        )
+        self.convolution = kind(inputs, field, lmax=config.lmax, n_radial=config.n_radial, parity=config.parity)
         self.self_term = DegreeLinear(inputs, field)
         self.mixer: nn.Module
         if config.mixer == "product":
             self.mixer = ProductMixer(field, outputs, config.field_channels, hidden=config.scalars)
         else:
             grid = gauss_legendre_grid(config.lmax, 10, 20)
-            self.mixer = GridMixer(
-                field, outputs, config.field_channels, grid, heads=1, hidden=config.field_channels
-            )
+            self.mixer = GridMixer(field, outputs, config.field_channels, grid, heads=1, hidden=config.field_channels)
 
     def forward(self, own: Tensor, near: Neighbourhood) -> Tensor:
         """Mix messages with the node's own flat features."""
@@ -149,9 +143,7 @@ class Tesseral(Potential):
             outputs = config.channels if k < config.n_layers - 1 else (config.scalars,)
             self.layers.append(Layer(config, inputs, outputs, first=k == 0))
             hidden = max(outputs[0] // 2, 8)
-            readout = nn.Sequential(
-                nn.Linear(outputs[0], hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=False)
-            )
+            readout = nn.Sequential(nn.Linear(outputs[0], hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=False))
             self.readouts.append(readout)
             self._widths.append(outputs[0])
             inputs = outputs

@@ -92,9 +92,7 @@ def write_text(path: str | Path, text: str) -> None:
         raise
 
 
-def progress(
-    items: Iterable[T], *, description: str, total: int | None = None, unit: str = ""
-) -> Iterable[T]:
+def progress(items: Iterable[T], *, description: str, total: int | None = None, unit: str = "") -> Iterable[T]:
     """`items` with a progress bar on stderr; silent where stderr is not a terminal."""
     from tqdm import tqdm
 

@@ -23,8 +23,7 @@ MOLECULE = "3-(benzyloxy)pyridin-2-amine"
 def build_page(examples: Path, out: Path, steps: Mapping[str, Step], seconds: float) -> str:
     """HTML of the page; the pictures also become files in `out`/figures."""
     numbers = {
-        name: _json(out / f"{name}.json")
-        for name in ("before", "after", "relax", "md", "solids", "cell", "nve")
+        name: _json(out / f"{name}.json") for name in ("before", "after", "relax", "md", "solids", "cell", "nve")
     }
     moving = read(out / "3bpa.extxyz")
     made = page.Page(
@@ -99,9 +98,7 @@ def _learning(examples: Path, out: Path, numbers: Mapping[str, Any]) -> list[str
         sections.training_tiles(rows, read_header(out / "training" / "best.safetensors")),
         sections.learning_curves(rows),
         page.pair(
-            page.figure(
-                _parity(examples, out, names), "Force components on unseen frames, predicted against DFT."
-            ),
+            page.figure(_parity(examples, out, names), "Force components on unseen frames, predicted against DFT."),
             page.figure(table, "On 34 unseen frames. Errors by element are mean absolute errors."),
         ),
     ]

@@ -52,9 +52,7 @@ def scene(structures: Sequence[Structure], *, most: int = 80) -> Scene:
     crystals are seen from a little above, with their cell.
     """
     first = structures[0]
-    chosen = [
-        structures[i] for i in np.linspace(0, len(structures) - 1, min(most, len(structures))).astype(int)
-    ]
+    chosen = [structures[i] for i in np.linspace(0, len(structures) - 1, min(most, len(structures))).astype(int)]
     frames = np.stack([s.positions for s in chosen])
     edges = np.zeros((0, 2, 3))
     if first.pbc.any():

@@ -82,9 +82,7 @@ def plausible(batch: Batch, processes: int | None) -> dict[str, Any]:
     return summary(results, len(batch.structures))
 
 
-def strained(
-    batch: Batch, method: str, *, device: str, processes: int | None, replace: bool = False
-) -> dict[str, Any]:
+def strained(batch: Batch, method: str, *, device: str, processes: int | None, replace: bool = False) -> dict[str, Any]:
     """Relax the valid molecules by mmff, gfn2 or a potential; their energy drops are noted.
 
     replace: the minima, with all hydrogens, take the molecules' places.
@@ -140,9 +138,7 @@ def by_potential(name: str, device: str) -> Relaxer:
     return run_one
 
 
-def write_molecules(
-    batch: Batch, output: Path, *, seed: int, most: int | None, largest: bool
-) -> tuple[int, int]:
+def write_molecules(batch: Batch, output: Path, *, seed: int, most: int | None, largest: bool) -> tuple[int, int]:
     """Write the valid molecules to `output`, the others to :func:`failed_path`; returns how many of each.
 
     Coordinates that no file can hold are written as zeros. A file without molecules is not written.
@@ -239,6 +235,5 @@ def table(report: dict[str, Any]) -> str:
 def _strain_line(strain: dict[str, Any]) -> str:
     return (
         f"strain by {strain['method']}: median energy drop {strain['energy_drop']['median']:.1f} kcal/mol, "
-        f"RMSD {strain['rmsd']['median']:.2f} Å"
-        + (f"; {strain['n_failed']} not relaxed" if strain["n_failed"] else "")
+        f"RMSD {strain['rmsd']['median']:.2f} Å" + (f"; {strain['n_failed']} not relaxed" if strain["n_failed"] else "")
     )

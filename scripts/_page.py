@@ -67,11 +67,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     def line(cells: Sequence[str], tag: str) -> str:
         kinds = ["", *[' class="number"'] * (len(cells) - 1)]
-        return (
-            "<tr>"
-            + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for c, k in zip(cells, kinds, strict=True))
-            + "</tr>"
-        )
+        return "<tr>" + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for c, k in zip(cells, kinds, strict=True)) + "</tr>"
 
     body = "".join(line(row, "td") for row in rows)
     return f'<div class="scroll"><table><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table></div>'

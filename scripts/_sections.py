@@ -25,9 +25,7 @@ def learning_curves(rows: Sequence[Mapping[str, str]]) -> str:
     blocks, present = [], [name for name in QUANTITIES if curves[name]]
     for name in present:
         word, unit = QUANTITIES[name]
-        picture = figures.learning_curve(
-            curves[name], x="epoch", y=f"{word} RMSE ({unit})", wide=len(present) == 1
-        )
+        picture = figures.learning_curve(curves[name], x="epoch", y=f"{word} RMSE ({unit})", wide=len(present) == 1)
         blocks.append(page.figure(picture, f"Error of the {word} over the epochs, root mean square."))
     return page.pair(*blocks) if len(blocks) > 1 else "".join(blocks)
 
@@ -101,9 +99,7 @@ def moving(frames: Sequence[Structure], *, name: str, what: str) -> str:
     return page.viewer(scene(frames), f"{what}. Drag to turn it.", name=name)
 
 
-def relaxation(
-    steps: Sequence[Mapping[str, float]], frames: Sequence[Structure], *, name: str, what: str
-) -> str:
+def relaxation(steps: Sequence[Mapping[str, float]], frames: Sequence[Structure], *, name: str, what: str) -> str:
     """Picture and log of a relaxation; `steps` are rows with energy_eV and fmax_eV_per_A."""
     lowest = min(row["energy_eV"] for row in steps)
     panels = [

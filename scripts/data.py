@@ -72,12 +72,8 @@ def _add_convert(actions: Any) -> None:
         "tesseral data convert calc1.xml calc2.xml set.npz -o all.h5 --units energy=kcal/mol",
         _convert,
     )
-    parser.add_argument(
-        "sources", metavar="SRC", nargs="+", help="files; FILE.h5::group chooses inside an HDF5 file"
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, required=True, help="store (.h5) to write"
-    )
+    parser.add_argument("sources", metavar="SRC", nargs="+", help="files; FILE.h5::group chooses inside an HDF5 file")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="store (.h5) to write")
     _add_reading(parser)
     parser.add_argument("--append", action="store_true", help="add to an existing store")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
@@ -144,9 +140,7 @@ def _add_inspect(actions: Any) -> None:
     )
     parser.add_argument("data", metavar="FILE", nargs="+", help="one or several files, taken together")
     _add_reading(parser)
-    parser.add_argument(
-        "--cutoff", type=float, default=5.0, metavar="Å", help="of the neighbour count (default 5)"
-    )
+    parser.add_argument("--cutoff", type=float, default=5.0, metavar="Å", help="of the neighbour count (default 5)")
     parser.add_argument("--plot", metavar="F.png", type=Path, help="write histograms (png, pdf or svg)")
     add_common(parser, "json", "force")
 
@@ -201,26 +195,20 @@ def _add_split(actions: Any) -> None:
         _split,
     )
     parser.add_argument("data", metavar="FILE", nargs="+", help="one or several files, taken together")
-    parser.add_argument(
-        "--fractions", type=float, nargs="+", required=True, metavar="F", help="of the parts; sum 1"
-    )
+    parser.add_argument("--fractions", type=float, nargs="+", required=True, metavar="F", help="of the parts; sum 1")
     parser.add_argument(
         "--by",
         default="random",
         help="random (default), formula, scaffold, or a key such as config_type: no group is torn",
     )
-    parser.add_argument(
-        "--names", nargs="+", metavar="NAME", help="of the parts (default train, valid, test)"
-    )
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the parts (default train, valid, test)")
     parser.add_argument(
         "-o",
         "--output",
         metavar="PREFIX",
         help="files are PREFIX_NAME.SUFFIX (default: FILE without its suffix)",
     )
-    parser.add_argument(
-        "--format", metavar="SUFFIX", help="h5, extxyz, extxyz.gz … (default: as FILE, else h5)"
-    )
+    parser.add_argument("--format", metavar="SUFFIX", help="h5, extxyz, extxyz.gz … (default: as FILE, else h5)")
     _add_reading(parser)
     add_common(parser, "seed", "json", "force")
 

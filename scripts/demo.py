@@ -26,9 +26,7 @@ TRAINING_MINUTES = 1.25
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tesseral demo`."""
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo"
-    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo")
     parser.add_argument(
         "--examples", type=Path, default=EXAMPLES, metavar="DIR", help="the examples folder of the sources"
     )

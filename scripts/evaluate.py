@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", nargs="+", help="labelled structures, one or several files")
     parser.add_argument("--plot", metavar="F.png", help="write a parity plot (png, pdf or svg)")
     parser.add_argument("--keys", default="", metavar="LABEL=KEY,…", help="names of labels in the file")
-    parser.add_argument(
-        "--units", default="", metavar="NAME=UNIT,…", help="units of the file: energy=kcal/mol"
-    )
+    parser.add_argument("--units", default="", metavar="NAME=UNIT,…", help="units of the file: energy=kcal/mol")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="precision; default: the model's own")
     add_common(parser, "device", "json", "force", "seed")
 
@@ -68,9 +66,7 @@ def _evaluate_hamiltonian(args: argparse.Namespace) -> None:
         raise UserError("--plot, --keys and --units are for potentials; label files state what they hold")
     model = load(args.model, device=check_device(args.device), dtype=args.dtype)
     labels = LabelSet.open(args.data)
-    report = evaluate(
-        model, labels, progress=lambda rows: progress(rows, description="evaluate", total=len(labels))
-    )
+    report = evaluate(model, labels, progress=lambda rows: progress(rows, description="evaluate", total=len(labels)))
     print(table(report))
     if args.json:
         write_json(args.json, {"model": args.model, "data": args.data, **report})
@@ -154,12 +150,8 @@ def _parity_panel(axes: Any, result: Evaluation, name: str, report: dict[str, An
         s=5, linewidths=0, rasterized=True, zorder=2,
     )  # fmt: skip
     errors = report[NAMES[name]]
-    axes.set_title(
-        f"MAE {errors['mae']:.3g}  RMSE {errors['rmse']:.3g} {errors['unit']}", fontsize=10, color=INK
-    )
-    axes.set(
-        xlabel=f"reference {quantity} ({unit})", ylabel=f"predicted {quantity} ({unit})", xlim=ends, ylim=ends
-    )
+    axes.set_title(f"MAE {errors['mae']:.3g}  RMSE {errors['rmse']:.3g} {errors['unit']}", fontsize=10, color=INK)
+    axes.set(xlabel=f"reference {quantity} ({unit})", ylabel=f"predicted {quantity} ({unit})", xlim=ends, ylim=ends)
     axes.set_aspect("equal")
     axes.locator_params(nbins=5)
     inset = axes.inset_axes((0.62, 0.1, 0.34, 0.24))

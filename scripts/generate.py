@@ -44,12 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="OUT.sdf, .extxyz, .h5 or .smi for the valid molecules; the others go to OUT.failed.sdf with the reason",
     )
-    parser.add_argument(
-        "--steps", type=int, metavar="K", help="network calls (default: all noise levels of the model)"
-    )
-    parser.add_argument(
-        "--eta", type=float, default=1.0, help="noise of the steps, 1 ancestral … 0 (default 1)"
-    )
+    parser.add_argument("--steps", type=int, metavar="K", help="network calls (default: all noise levels of the model)")
+    parser.add_argument("--eta", type=float, default=1.0, help="noise of the steps, 1 ancestral … 0 (default 1)")
     parser.add_argument(
         "--temperature",
         type=float,
@@ -57,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="of elements, charges and bonds; below 1 fewer are invalid, and less varied (default 1)",
     )
-    parser.add_argument(
-        "--atoms", metavar="18|12-24", help="atoms of each molecule (default: as in the training data)"
-    )
+    parser.add_argument("--atoms", metavar="18|12-24", help="atoms of each molecule (default: as in the training data)")
     parser.add_argument(
         "--fix",
         metavar="CORE.sdf",
@@ -71,15 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="8|4-10",
         help="with --fix, atoms to add, hydrogens included where the model has them",
     )
-    parser.add_argument(
-        "--resample", type=int, default=1, metavar="R", help="with --fix, rounds per step (default 1)"
-    )
-    parser.add_argument(
-        "--until-valid", action="store_true", help="go on until N valid molecules are there"
-    )
-    parser.add_argument(
-        "--largest-fragment", action="store_true", help="write the largest fragment of each molecule"
-    )
+    parser.add_argument("--resample", type=int, default=1, metavar="R", help="with --fix, rounds per step (default 1)")
+    parser.add_argument("--until-valid", action="store_true", help="go on until N valid molecules are there")
+    parser.add_argument("--largest-fragment", action="store_true", help="write the largest fragment of each molecule")
     parser.add_argument(
         "--relax",
         metavar="mmff|gfn2|MODEL",
@@ -90,9 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="gfn2|mmff|MODEL",
         help="report the strain by GFN2-xTB, MMFF94 or a potential; the molecules stay as they are",
     )
-    parser.add_argument(
-        "--posebusters", action="store_true", help="run PoseBusters' checks on the valid molecules"
-    )
+    parser.add_argument("--posebusters", action="store_true", help="run PoseBusters' checks on the valid molecules")
     parser.add_argument(
         "--processes", type=int, metavar="P", help="of gfn2 and PoseBusters at a time (default: one per core)"
     )
@@ -117,9 +103,7 @@ def run(args: argparse.Namespace) -> None:
     if args.n < 1:
         raise UserError(f"-n {args.n}: ask for at least one molecule")
     if (args.fix is None) != (args.add_atoms is None):
-        raise UserError(
-            "--fix and --add-atoms belong together: the part that is kept, and how many atoms to add"
-        )
+        raise UserError("--fix and --add-atoms belong together: the part that is kept, and how many atoms to add")
     if args.fix is not None and args.atoms is not None:
         raise UserError("--atoms is for whole molecules; with --fix say --add-atoms")
     check_output(args.output)
@@ -139,9 +123,7 @@ def run(args: argparse.Namespace) -> None:
     if args.strain:
         report["strain"] = strained(batch, args.strain, device=args.device, processes=args.processes)
     if args.relax:
-        report["relaxation"] = strained(
-            batch, args.relax, device=args.device, processes=args.processes, replace=True
-        )
+        report["relaxation"] = strained(batch, args.relax, device=args.device, processes=args.processes, replace=True)
     n_good, n_bad = write_molecules(
         batch,
         args.output,
@@ -181,9 +163,7 @@ def _generate(args: argparse.Namespace, model: EqgatDiff, wished: dict[str, Any]
     return batch
 
 
-def _chunks(
-    args: argparse.Namespace, model: EqgatDiff, wished: dict[str, Any]
-) -> Iterator[list[Structure]]:
+def _chunks(args: argparse.Namespace, model: EqgatDiff, wished: dict[str, Any]) -> Iterator[list[Structure]]:
     """Molecules by number; each chunk is kept in a hidden file until the whole output is written."""
     from ..datasets.read import read
     from ..datasets.store_writer import write_store
@@ -191,9 +171,7 @@ def _chunks(
 
     options = SamplerOptions(args.steps, args.eta, resample=args.resample, temperature=args.temperature)
     settings: dict[str, Any] = {"seed": args.seed, "options": options, **wished}
-    settings["atoms"] = (
-        _range("--atoms", args.atoms) if args.fix is None else _range("--add-atoms", args.add_atoms)
-    )
+    settings["atoms"] = _range("--atoms", args.atoms) if args.fix is None else _range("--add-atoms", args.add_atoms)
     settings["fixed"] = None if args.fix is None else _core(args.fix, model)
     if args.batch is not None:
         settings["max_edges"] = args.batch

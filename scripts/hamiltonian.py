@@ -82,7 +82,12 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(
             args.json,
-            {"model": args.model, "molecules": records, "units": UNITS, **({"scf": summary} if summary else {})},
+            {
+                "model": args.model,
+                "molecules": records,
+                "units": UNITS,
+                **({"scf": summary} if summary else {}),
+            },
         )
 
 

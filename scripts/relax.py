@@ -21,12 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tesseral relax`."""
     parser.add_argument("input", metavar="IN", help="file of structures, any format")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="relaxed structures")
-    parser.add_argument(
-        "--model", help="shipped model or checkpoint (default: the shipped one that covers all)"
-    )
-    parser.add_argument(
-        "--index", default=":", help="frames of IN, as 3, -1 or START:STOP:STEP (default all)"
-    )
+    parser.add_argument("--model", help="shipped model or checkpoint (default: the shipped one that covers all)")
+    parser.add_argument("--index", default=":", help="frames of IN, as 3, -1 or START:STOP:STEP (default all)")
     parser.add_argument(
         "--cell",
         nargs="?",
@@ -34,15 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help="relax the cell too: all (default), volume, shape, or strains such as xx,yy",
     )
-    parser.add_argument(
-        "--fmax", type=float, default=0.01, help="largest force at the end, eV/Å (default 0.01)"
-    )
-    parser.add_argument(
-        "--smax", type=float, default=0.1, help="with --cell, largest stress, GPa (default 0.1)"
-    )
-    parser.add_argument(
-        "--pressure", type=float, default=0.0, help="with --cell, outer pressure, GPa (default 0)"
-    )
+    parser.add_argument("--fmax", type=float, default=0.01, help="largest force at the end, eV/Å (default 0.01)")
+    parser.add_argument("--smax", type=float, default=0.1, help="with --cell, largest stress, GPa (default 0.1)")
+    parser.add_argument("--pressure", type=float, default=0.0, help="with --cell, outer pressure, GPa (default 0)")
     parser.add_argument("--steps", type=int, default=500, help="most steps of one structure (default 500)")
     parser.add_argument("--optimizer", choices=("bfgs", "lbfgs", "fire"), default="bfgs")
     parser.add_argument("--symmetry", action="store_true", help="keep the space group")
@@ -63,9 +53,7 @@ def run(args: argparse.Namespace) -> None:
     if not frames:
         raise UserError(f"{args.input} has no frame {args.index!r}")
     if args.trajectory and len(frames) > 1:
-        raise UserError(
-            f"--trajectory is for one structure, {args.input} has {len(frames)}: choose one with --index"
-        )
+        raise UserError(f"--trajectory is for one structure, {args.input} has {len(frames)}: choose one with --index")
     name = args.model or choose_model(frames)
     print(f"model {name}" + ("" if args.model else " (the shipped model that covers these structures)"))
     calculator = Calculator(name, device=check_device(args.device), dtype=args.dtype)

@@ -14,12 +14,8 @@ EXAMPLE = "tesseral report runs/ethanol -o ethanol.html"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `tesseral report`."""
-    parser.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of a training, or trajectory of an MD run"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="page (default: report.html beside RUN)"
-    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training, or trajectory of an MD run")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="page (default: report.html beside RUN)")
     add_common(parser, "force")
 
 

@@ -13,9 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the configuration")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, e.g. optimizer.lr=0.002")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the training in the run folder, exactly"
-    )
+    parser.add_argument("--resume", action="store_true", help="continue the training in the run folder, exactly")
     parser.add_argument("--force", action="store_true", help="replace an earlier training in the run folder")
     parser.add_argument(
         "--template",

@@ -51,9 +51,7 @@ def crystal(seed: int = 0) -> Structure:
     """A distorted triclinic cell, smaller than most cutoffs."""
     rng = np.random.default_rng(seed)
     cell = 3.6 * np.eye(3) + rng.uniform(-0.3, 0.3, size=(3, 3))
-    fractional = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]) + rng.uniform(
-        -0.03, 0.03, (4, 3)
-    )
+    fractional = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]) + rng.uniform(-0.03, 0.03, (4, 3))
     return Structure(np.array([6, 8, 8, 1]), fractional @ cell, cell, np.ones(3, bool))
 
 
@@ -172,9 +170,7 @@ class PotentialContract:
         with pytest.raises(UserError, match="does not know Au"):
             evaluate(model, gold)
 
-    def test_stress_of_a_molecule_is_an_error_when_demanded_and_absent_otherwise(
-        self, model: Potential
-    ) -> None:
+    def test_stress_of_a_molecule_is_an_error_when_demanded_and_absent_otherwise(self, model: Potential) -> None:
         g = graph(model, molecule(8))
         assert predict(model, g).stress is None
         with pytest.raises(UserError, match="stress needs three"):

@@ -243,8 +243,7 @@ def _parse_header(path: Path, metadata: Mapping[str, str], expect: str) -> Heade
         raise CheckpointError(f"{path} holds {_name(kind)}, but {_name(expect)} is needed here")
     if not 1 <= version <= FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {version}; this installation reads 1 to {FORMAT_VERSION}: "
-            "upgrade tesseral"
+            f"{path} has format version {version}; this installation reads 1 to {FORMAT_VERSION}: upgrade tesseral"
         )
     return header
 

@@ -96,9 +96,7 @@ def from_dict(
             values[key] = _convert(kind, value, where, name)
     for name, field in fields.items():
         if name not in values and default_of(field) is dataclasses.MISSING:
-            raise ConfigError(
-                f"{where}: the key {prefix + name!r} is missing ({field.metadata.get('help', '')})"
-            )
+            raise ConfigError(f"{where}: the key {prefix + name!r} is missing ({field.metadata.get('help', '')})")
     try:
         return cls(**values)
     except ConfigError as error:  # from a __post_init__ that checks ranges: say where
@@ -138,9 +136,7 @@ def template(cls: type, *, base: Any = None, indent: int = 0) -> str:
             lines += [f"{pad}{field.name}:  # {text}", section]
             continue
         shown = yaml.safe_dump(default, default_flow_style=True, allow_unicode=True, width=1000)
-        lines.append(
-            f"{pad}{field.name}: {shown.removesuffix(chr(10)).removesuffix(chr(10) + '...')}  # {text}"
-        )
+        lines.append(f"{pad}{field.name}: {shown.removesuffix(chr(10)).removesuffix(chr(10) + '...')}  # {text}")
     return "\n".join(lines)
 
 
@@ -172,9 +168,7 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(kind, arguments, value, where, key)
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool) != isinstance(
-            arguments[arguments.index(value)], bool
-        ):
+        if value not in arguments or isinstance(value, bool) != isinstance(arguments[arguments.index(value)], bool):
             allowed = ", ".join(map(str, arguments))
             raise ConfigError(
                 f"{where}: {key}={value!r} is not one of {allowed}{_suggest(str(value), list(map(str, arguments)))}"
@@ -188,9 +182,7 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(where, key, "a mapping", value)
         return {
-            _convert(arguments[0], k, where, f"{key} (its keys)"): _convert(
-                arguments[1], v, where, f"{key}.{k}"
-            )
+            _convert(arguments[0], k, where, f"{key} (its keys)"): _convert(arguments[1], v, where, f"{key}.{k}")
             for k, v in value.items()
         }
     return _convert_scalar(kind, value, where, key)

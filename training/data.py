@@ -28,16 +28,10 @@ class DataOptions:
     """Where the data are and how they are batched. A path may name a group of an HDF5 file: file.h5::group."""
 
     train: str | list[str] = option([], "training files, one or several (all are concatenated)")
-    val: float | str | list[str] = option(
-        0.1, "validation: files, or the fraction of train drawn by training.seed"
-    )
+    val: float | str | list[str] = option(0.1, "validation: files, or the fraction of train drawn by training.seed")
     test: str | list[str] = option([], "test files: evaluated with the best weights at the end; may be empty")
-    keys: dict[str, str] = option(
-        {}, "names of labels in the files where the guess would not do: {energy: E_dft}"
-    )
-    units: dict[str, str | int] = option(
-        {}, "units of the files: {energy: kcal/mol, length: Å}; default eV and Å"
-    )
+    keys: dict[str, str] = option({}, "names of labels in the files where the guess would not do: {energy: E_dft}")
+    units: dict[str, str | int] = option({}, "units of the files: {energy: kcal/mol, length: Å}; default eV and Å")
     reference_energies: str | dict[str, float] = option(
         "fit",
         "energies of isolated atoms: fit (one-atom frames of train, else least squares), a file, {H: -13.6} eV",
@@ -47,15 +41,11 @@ class DataOptions:
         "add the mean binding energy of the data to the reference energies: the network starts near the data, but "
         "isolated atoms are off by it",
     )
-    batch_size: int | None = option(
-        None, "structures per step, over all processes; null: as max_atoms says, or 8"
-    )
+    batch_size: int | None = option(None, "structures per step, over all processes; null: as max_atoms says, or 8")
     max_atoms: int | None = option(None, "most atoms per step; null: no limit")
     max_edges: int | None = option(None, "most neighbour pairs per step; null: no limit")
     workers: int | None = option(None, "processes that prepare batches; null: chosen by size of the data")
-    weights: dict[str, float] = option(
-        {}, "weight of structures in the loss by their config_type: {surface: 2}"
-    )
+    weights: dict[str, float] = option({}, "weight of structures in the loss by their config_type: {surface: 2}")
 
     def __post_init__(self) -> None:
         if isinstance(self.val, float) and not 0 <= self.val < 1:

@@ -38,9 +38,7 @@ class SafetensorsIO(CheckpointIO):
         data, tensors = flatten(checkpoint)
         write_checkpoint(path, tensors, {"format": STATE_FORMAT, "state": data}, force=True)
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         header, tensors = read_checkpoint(path, expect=STATE_FORMAT)
         state: dict[str, Any] = unflatten(header["state"], tensors)
         return state
@@ -122,9 +120,7 @@ class LightningTask(pl.LightningModule):
         if progress.step == 0:
             seed_generators(training.seed + distributed.rank())  # each process draws its own noise
         else:
-            self.records.say(
-                f"continued from step {progress.step} in epoch {progress.epoch + 1}/{training.epochs}"
-            )
+            self.records.say(f"continued from step {progress.step} in epoch {progress.epoch + 1}/{training.epochs}")
 
     def on_train_epoch_start(self) -> None:
         self.n_batches = len(self.train_loader)

@@ -34,9 +34,7 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
     try:
         from prodigyopt import Prodigy
     except ImportError:
-        raise ConfigError(
-            "optimizer.name=prodigy needs the package prodigyopt: pip install prodigyopt"
-        ) from None
+        raise ConfigError("optimizer.name=prodigy needs the package prodigyopt: pip install prodigyopt") from None
     return Prodigy(groups, lr=options.peak_lr, betas=betas, safeguard_warmup=True)
 
 

@@ -17,9 +17,7 @@ class OptimizerOptions:
         "adamw", "adamw, or prodigy (finds its own step size; needs the package prodigyopt)"
     )
     lr: float | None = option(None, "peak learning rate; null: 0.02 for adamw, 1 for prodigy")
-    weight_decay: float = option(
-        1e-5, "decoupled weight decay of matrices; never of biases, scales and other 1-D"
-    )
+    weight_decay: float = option(1e-5, "decoupled weight decay of matrices; never of biases, scales and other 1-D")
     betas: list[float] = option([0.9, 0.99], "decay rates of the running mean and of the running square")
     amsgrad: bool = option(False, "AMSGrad variant (adamw only)")
     clip: float | None = option(10.0, "clip the global gradient norm to this; null: no clipping")
@@ -56,9 +54,7 @@ class ScheduleOptions:
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"{key} must lie in [0, 1], got {getattr(self, key)}")
         if not 0 < self.factor < 1 or self.patience < 0:
-            raise ConfigError(
-                f"factor must lie in (0, 1) and patience be >= 0, got {self.factor}, {self.patience}"
-            )
+            raise ConfigError(f"factor must lie in (0, 1) and patience be >= 0, got {self.factor}, {self.patience}")
 
 
 @dataclass(frozen=True)
@@ -79,13 +75,9 @@ class TrainingOptions:
         "auto", "torch.compile the model, checked against eager gradients; auto: on a GPU, where it works"
     )
     threads: int | None = option(None, "CPU threads of torch; null: leave torch's setting")
-    ema: float = option(
-        0.999, "decay of the moving average of the weights that is validated and saved; 0: off"
-    )
+    ema: float = option(0.999, "decay of the moving average of the weights that is validated and saved; 0: off")
     validate_every: int = option(1, "epochs between validations")
-    stop_patience: int | None = option(
-        None, "stop after this many validations without improvement; null: never"
-    )
+    stop_patience: int | None = option(None, "stop after this many validations without improvement; null: never")
     save_every: int = option(200, "steps between saves of the resumable state")
     shard_mb: float | None = option(
         None,
@@ -105,6 +97,4 @@ class TrainingOptions:
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must lie in [0, 1), got {self.ema}")
         if self.threads is not None and not 1 <= self.threads <= (os.cpu_count() or 1) * 4:
-            raise ConfigError(
-                f"threads must lie between 1 and {(os.cpu_count() or 1) * 4}, got {self.threads}"
-            )
+            raise ConfigError(f"threads must lie between 1 and {(os.cpu_count() or 1) * 4}, got {self.threads}")

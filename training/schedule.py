@@ -40,9 +40,7 @@ def check_weight(name: str, schedule: WeightSchedule) -> None:
     """ConfigError unless weights are >= 0 and the steps begin at 0 and lie in [0, 1)."""
     steps = schedule if isinstance(schedule, Mapping) else {0.0: schedule}
     if not steps or min(steps) != 0 or max(steps) >= 1:
-        raise ConfigError(
-            f"{name}: steps must begin at 0 and lie below 1, as in {{0: 1, 0.75: 10}}; got {schedule}"
-        )
+        raise ConfigError(f"{name}: steps must begin at 0 and lie below 1, as in {{0: 1, 0.75: 10}}; got {schedule}")
     if any(not math.isfinite(weight) or weight < 0 for weight in steps.values()):
         raise ConfigError(f"{name}: weights must be >= 0, got {schedule}")
 

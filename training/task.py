@@ -97,9 +97,7 @@ class Trainee:
         training, optimizer, schedule: the options.
     """
 
-    def __init__(
-        self, task: Task, training: TrainingOptions, optimizer: OptimizerOptions, schedule: ScheduleOptions
-    ):
+    def __init__(self, task: Task, training: TrainingOptions, optimizer: OptimizerOptions, schedule: ScheduleOptions):
         self.task = task
         self.training, self.optimizer_options, self.schedule = training, optimizer, schedule
         self.parameters = [p for p in task.parameters() if p.requires_grad]

@@ -74,9 +74,7 @@ def quality(path: Path, n: int, steps: int | None) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     """Prepare, pre-train, fine-tune twice, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("smiles")
     parser.add_argument("molecules")
     parser.add_argument("out", type=Path)

@@ -32,14 +32,14 @@ SHOWN = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="best.safetensors of a run")
     parser.add_argument("name", help="name of the shipped model; NAME.card.yaml lies beside this file")
     parser.add_argument("--bench", type=Path, required=True, help="record of `tesseral bench generative`")
     parser.add_argument(
-        "--data", type=Path, help="the training data, where the checkpoint lacks their valences (older versions)"
+        "--data",
+        type=Path,
+        help="the training data, where the checkpoint lacks their valences (older versions)",
     )
     args = parser.parse_args()
     card = yaml.safe_load((HERE / f"{args.name}.card.yaml").read_text(encoding="utf-8"))

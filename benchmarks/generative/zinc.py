@@ -48,9 +48,7 @@ def molecule(text: str) -> Found:
 
 def main() -> None:
     """Write the stores and the card."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("smiles", type=Path, nargs="+")
     parser.add_argument("out", type=Path)
     parser.add_argument("--processes", type=int, default=1)

@@ -40,9 +40,7 @@ QUANTITIES = {"hamiltonian": "error of H, µEh", "orbital_energies": "error of o
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labels", help="label file of one molecule's frames")
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", required=True, help="frames to learn from, as 40,100,280")

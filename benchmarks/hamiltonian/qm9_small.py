@@ -39,9 +39,7 @@ def main() -> None:
         frames = []
         for k in chosen:
             rows = slice(int(offsets[k]), int(offsets[k + 1]))
-            frames.append(
-                Structure(numbers[rows], file["positions"][rows], info={"name": f"gdb_{int(index[k]):06d}"})
-            )
+            frames.append(Structure(numbers[rows], file["positions"][rows], info={"name": f"gdb_{int(index[k]):06d}"}))
     print(write(args.output, frames, overwrite=True), "molecules in", args.output)
 
 

@@ -61,8 +61,9 @@ def main() -> None:
         }
 
     chosen = list(labels.labels[: args.limit])
-    ours, theirs = Kept(args.output.with_suffix(".jsonl"), predicted), Kept(
-        args.labels.with_name(args.labels.name + ".starts.jsonl"), reference
+    ours, theirs = (
+        Kept(args.output.with_suffix(".jsonl"), predicted),
+        Kept(args.labels.with_name(args.labels.name + ".starts.jsonl"), reference),
     )
     pairs = []
     for label in chosen:

@@ -28,17 +28,13 @@ REPO = HERE.parent.parent
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder that `tesseral train` wrote")
     parser.add_argument("name", help="name of the model, e.g. tesseral-solids")
     parser.add_argument("--card", required=True, help="recipe and card: 3bpa, solids or organic")
     parser.add_argument("--split", default=".", help="folder of the parts kept aside")
     parser.add_argument("--before", type=Path, help="run of the first stage, where a second one continued it")
-    parser.add_argument(
-        "--ship", action="store_true", help="also write potentials/weights/NAME.safetensors and .md"
-    )
+    parser.add_argument("--ship", action="store_true", help="also write potentials/weights/NAME.safetensors and .md")
     args = parser.parse_args()
     card = yaml.safe_load((HERE / f"{args.card}.card.yaml").read_text(encoding="utf-8"))
     model = load(args.run / "best.safetensors")

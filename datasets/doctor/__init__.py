@@ -46,9 +46,7 @@ def check(
     return sorted(findings, key=lambda finding: SEVERITY[finding.level])
 
 
-def _compare_with_forces(
-    found: Survey, source: Sequence[Structure], findings: list[Finding]
-) -> list[Finding]:
+def _compare_with_forces(found: Survey, source: Sequence[Structure], findings: list[Finding]) -> list[Finding]:
     """The findings, with what similar and strained frames add: sign and unit of forces and stress, two kinds of
     energies; without those that the comparison refutes."""
     pairs, clusters = similar_pairs(found, source), energies.energy_clusters(found)
@@ -64,9 +62,7 @@ def _compare_with_forces(
 def _check_stress(found: Survey, source: Sequence[Structure], energy_scale: float) -> list[Finding]:
     """The test along strains where it finds the unit at fault, else the size of the stress."""
     findings = stress.check_strain(found, source, energy_scale)
-    return (
-        findings if STRESS_UNIT in _titles(findings) else findings + frames.check_stress_size(found, source)
-    )
+    return findings if STRESS_UNIT in _titles(findings) else findings + frames.check_stress_size(found, source)
 
 
 def _titles(findings: Sequence[Finding]) -> set[str]:

@@ -48,9 +48,7 @@ def check_energy_size(found: Survey, source: Sequence[Structure]) -> list[Findin
     members = [i for i in found.having("energy") if any(z > 2 for z, _ in found.records[i].composition)]
     if not members:
         return []
-    bottom = np.array(
-        [sum(c * all_electron_energy(z) for z, c in found.records[i].composition) for i in members]
-    )
+    bottom = np.array([sum(c * all_electron_energy(z) for z, c in found.records[i].composition) for i in members])
     ratio = np.array([found.records[i].energy for i in members], dtype=float) / bottom
     light = all(z <= len(ATOM_ENERGIES) for i in members for z, _ in found.records[i].composition)
     tolerance = SIZE_TOLERANCE[light]
@@ -79,14 +77,10 @@ def _check_unit(ratio: np.ndarray, n_atoms: np.ndarray, tolerance: float) -> lis
     verdict = f"The energies are {middle:.4g} times the all-electron total energies in eV of the same atoms"
     causes = {f"in {unit}": ratio * ENERGY[unit] for unit in ("Ha", "Ry", "kcal/mol", "kJ/mol", "meV")}
     causes["per atom, not total"] = ratio * n_atoms
-    fitting = [
-        cause for cause, mended in causes.items() if (np.abs(mended - 1) < tolerance).mean() > 1 - MIN_SIDE
-    ]
+    fitting = [cause for cause, mended in causes.items() if (np.abs(mended - 1) < tolerance).mean() > 1 - MIN_SIDE]
     if fitting:
         mends = [
-            f"--units energy={cause.split()[1]}"
-            if cause.startswith("in ")
-            else "multiply by the number of atoms"
+            f"--units energy={cause.split()[1]}" if cause.startswith("in ") else "multiply by the number of atoms"
             for cause in fitting
         ]
         text = f"{verdict}: they are {' or '.join(fitting)}."
@@ -126,9 +120,7 @@ def check_references(found: Survey, source: Sequence[Structure]) -> list[Finding
     missing = sorted({z for i in bound for z, _ in found.records[i].composition} - atoms)
     if not missing:
         return []
-    names = (
-        ", ".join(elements.symbol(z) for z in missing) if len(missing) < 10 else f"{len(missing)} elements"
-    )
+    names = ", ".join(elements.symbol(z) for z in missing) if len(missing) < 10 else f"{len(missing)} elements"
     _, rank, count = residual_energies(found, bound)
     verdict = f"There is no isolated atom of {names}"
     if rank < count:
@@ -155,9 +147,7 @@ def check_energy_outliers(found: Survey, source: Sequence[Structure]) -> list[Fi
     residual, _, _ = residual_energies(found, members)
     residual = residual - np.median(residual)
     spread = 1.4826 * float(np.median(np.abs(residual)))
-    strange = [
-        i for i, r in zip(members, residual, strict=True) if abs(r) > max(OUTLIER * spread, OUTLIER_FLOOR)
-    ]
+    strange = [i for i, r in zip(members, residual, strict=True) if abs(r) > max(OUTLIER * spread, OUTLIER_FLOOR)]
     if not strange or len(strange) > MIN_SIDE * len(members):
         return []
     worst = float(np.abs(residual).max())

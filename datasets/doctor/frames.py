@@ -41,9 +41,7 @@ def check_faults(found: Survey, source: Sequence[Structure]) -> list[Finding]:
         fault = found.records[frames[0]].fault or ""
         what, _, mend = fault.partition(": ")
         findings.append(
-            Finding(
-                "fatal", "Unusable frames", f"{len(frames)} frames, the first: {fault}.", mend or what, frames
-            )
+            Finding("fatal", "Unusable frames", f"{len(frames)} frames, the first: {fault}.", mend or what, frames)
         )
     return findings
 

@@ -135,9 +135,7 @@ def check_pairs(pairs: list[Pair], raised: set[int]) -> Match:
 
     Pairs of a frame in `raised` (the upper energy clusters) with one outside are left out.
     """
-    pairs = sorted(
-        (p for p in pairs if (p.first in raised) == (p.second in raised)), key=lambda p: p.displacement
-    )
+    pairs = sorted((p for p in pairs if (p.first in raised) == (p.second in raised)), key=lambda p: p.displacement)
     pairs = pairs[: max(len(pairs) // 4, MIN_PAIRS)]
     if len(pairs) < MIN_PAIRS:
         return Match([])
@@ -212,7 +210,5 @@ def _explain_scale(scale: float, n_atoms: float, close: float) -> tuple[str, str
             "no known pair of units explains this factor",
             "check what the file holds as energy and as forces",
         )
-    mends = [
-        f"--units {units}" if units else "multiply the energies by the number of atoms" for _, units in near
-    ]
+    mends = [f"--units {units}" if units else "multiply the energies by the number of atoms" for _, units in near]
     return "perhaps " + " or ".join(cause for cause, _ in near), " or ".join(mends)

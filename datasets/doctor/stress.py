@@ -81,9 +81,7 @@ def check_strain(found: Survey, source: Sequence[Structure], energy_scale: float
             )
         )
     if not 1 / CLOSE < abs(slope) < CLOSE and not 1 / CLOSE < abs(slope) / energy_scale < CLOSE:
-        distance, cause, mend = min(
-            (abs(np.log(abs(slope) / value)), cause, mend) for value, cause, mend in CAUSES
-        )
+        distance, cause, mend = min((abs(np.log(abs(slope) / value)), cause, mend) for value, cause, mend in CAUSES)
         if distance > np.log(CLOSE):
             cause, mend = "no known unit explains this factor", "find the unit of the stress"
         text = f"{along} the energy changes {abs(slope):.3g} times as the stress says: {cause}."
@@ -112,9 +110,7 @@ def _strained_pairs(found: Survey, source: Sequence[Structure]) -> tuple[np.ndar
                     continue
                 differences.append(float(second.labels["energy"] - first.labels["energy"]) / first.n_atoms)
                 volumes.append((second.volume - first.volume) / first.n_atoms)
-                tension = (
-                    first.volume * first.labels["stress"] + second.volume * second.labels["stress"]
-                ) / 2
+                tension = (first.volume * first.labels["stress"] + second.volume * second.labels["stress"]) / 2
                 works.append([float(tension[order] @ strain) / first.n_atoms for order in columns])
     return np.array(differences), np.array(volumes), np.array(works).reshape(-1, len(ORDERS))
 

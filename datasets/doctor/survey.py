@@ -130,9 +130,7 @@ def _crystal_hash(s: Structure) -> str:
     """Equal for frames that differ by a homogeneous strain: fractional coordinates relative to atom 0, on a circle."""
     fractional = np.linalg.solve(s.cell.T, (s.positions - s.positions[0]).T).T
     angle = 2 * np.pi * fractional
-    circle = np.concatenate(
-        [np.cos(angle), np.sin(angle)]
-    )  # the circle has no edge where 0.999 and 0.001 part
+    circle = np.concatenate([np.cos(angle), np.sin(angle)])  # the circle has no edge where 0.999 and 0.001 part
     return _hash(s.numbers, np.round(circle / (2 * np.pi * TOLERANCE) + 0.2371).astype(np.int64))
 
 

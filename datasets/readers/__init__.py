@@ -105,8 +105,6 @@ def _head(path: Path) -> bytes:
                 return packed.read(HEAD)
         return head
     except (EOFError, zlib.error) as error:
-        raise DataError(
-            f"the compressed file is damaged or truncated ({error}); copy it again", str(path)
-        ) from None
+        raise DataError(f"the compressed file is damaged or truncated ({error}); copy it again", str(path)) from None
     except OSError as error:
         raise DataError(f"cannot be opened: {error.strerror or error}", str(path)) from None

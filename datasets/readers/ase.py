@@ -84,9 +84,7 @@ def _tidy_cif(frame: Structure, where: str) -> None:
     """Refuse disordered sites (ASE keeps the majority silently); drop what only repeats the structure."""
     for site, species in frame.info.pop("occupancy", {}).items():
         if len(species) != 1 or abs(sum(species.values()) - 1) > 1e-3:
-            raise DataError(
-                f"site {site} is partly occupied {species}: make an ordered structure first", where
-            )
+            raise DataError(f"site {site} is partly occupied {species}: make an ordered structure first", where)
     frame.arrays.pop("spacegroup_kinds", None)
     group = frame.info.get("spacegroup")
     if group is not None:

@@ -74,9 +74,7 @@ def frames(
     if positions.ndim == 2:
         positions = positions[None]
     if positions.ndim != 3 or positions.shape[-1] != 3:
-        raise DataError(
-            f"{layout.positions!r} has shape {positions.shape}, expected (frames, atoms, 3)", where
-        )
+        raise DataError(f"{layout.positions!r} has shape {positions.shape}, expected (frames, atoms, 3)", where)
     count, n_atoms = positions.shape[:2]
     numbers = _numbers(arrays[folded[layout.numbers]], where)
     if numbers.shape not in ((n_atoms,), (count, n_atoms)):
@@ -128,9 +126,7 @@ def _sort(
     per_frame: dict[str, np.ndarray] = {}
     per_atom: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
-        frame_like = (
-            FRAME_NAMES.search(name.casefold()) is not None
-        )  # a dipole of three atoms is no atomic property
+        frame_like = FRAME_NAMES.search(name.casefold()) is not None  # a dipole of three atoms is no atomic property
         if (
             not frame_like
             and value.ndim >= 2
@@ -143,9 +139,7 @@ def _sort(
         elif value.size == 1:
             constant[name] = _item(value.reshape(())[()])
         else:
-            log.warning(
-                "%s: %r of shape %s is left out (neither per frame nor per atom)", where, name, value.shape
-            )
+            log.warning("%s: %r of shape %s is left out (neither per frame nor per atom)", where, name, value.shape)
     return constant, per_frame, per_atom
 
 

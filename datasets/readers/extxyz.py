@@ -67,13 +67,9 @@ def read_lines(handle: IO[bytes], where: str) -> list[bytes] | None:
         n_atoms = parse_count(first, where)
         lines = [first, handle.readline(), *(handle.readline() for _ in range(n_atoms))]
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(
-            f"the compressed file is damaged or truncated ({error}); copy it again", where
-        ) from None
+        raise DataError(f"the compressed file is damaged or truncated ({error}); copy it again", where) from None
     if not lines[-1].strip() and n_atoms:
-        raise DataError(
-            f"the file ends inside the frame ({n_atoms} atoms announced); cut off the frame", where
-        )
+        raise DataError(f"the file ends inside the frame ({n_atoms} atoms announced); cut off the frame", where)
     return lines
 
 
@@ -141,9 +137,7 @@ def _columns(properties: Any, lines: list[bytes], where: str) -> list[tuple[str,
     return groups
 
 
-def _parse_atoms(
-    lines: list[bytes], columns: list[tuple[str, str, int]], where: str
-) -> dict[str, np.ndarray]:
+def _parse_atoms(lines: list[bytes], columns: list[tuple[str, str, int]], where: str) -> dict[str, np.ndarray]:
     width = sum(group[2] for group in columns)
     rows = [line.split() for line in lines]
     for atom, row in enumerate(rows):

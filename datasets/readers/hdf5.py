@@ -58,9 +58,7 @@ def read(path: Path, labeller: Labeller, group: str = "") -> Iterator[Structure]
                 yield frame
         if not found:
             inside = ", ".join(sorted(root)[:8]) or "nothing"
-            raise DataError(
-                f"no known layout (ANI, SPICE, MACE, arrays, tesseral store); inside: {inside}", str(path)
-            )
+            raise DataError(f"no known layout (ANI, SPICE, MACE, arrays, tesseral store); inside: {inside}", str(path))
 
 
 def _group(file: h5py.File, name: str, path: Path) -> h5py.Group:
@@ -147,15 +145,11 @@ def _mace_frame(group: h5py.Group, where: str) -> Structure:
         # A weight of zero marks a value that MACE filled in itself.
         if np.any(np.asarray(weights.get(key, 1.0)) != 0):
             values[key] = _value(item)
-    values = {
-        k: v for k, v in values.items() if v is not None and not k.endswith("_weight") and k != "weight"
-    }
+    values = {k: v for k, v in values.items() if v is not None and not k.endswith("_weight") and k != "weight"}
     numbers, positions = values.pop("atomic_numbers"), values.pop("positions")
     n_atoms = len(numbers)
     cell, pbc = values.pop("cell", np.zeros((3, 3))), values.pop("pbc", False)
-    per_atom = {
-        k: v for k, v in values.items() if np.shape(v)[:1] == (n_atoms,) and (n_atoms != 3 or k in PER_ATOM)
-    }
+    per_atom = {k: v for k, v in values.items() if np.shape(v)[:1] == (n_atoms,) and (n_atoms != 3 or k in PER_ATOM)}
     info = {k: v for k, v in values.items() if k not in per_atom}
     return Structure(numbers, positions, cell, pbc, arrays=per_atom, info=info)
 

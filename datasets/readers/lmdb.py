@@ -151,9 +151,7 @@ def _files(path: Path) -> list[Path]:
     return sorted([*path.glob("*.aselmdb"), *path.glob("*.lmdb")])
 
 
-_opened: dict[
-    Path, tuple[int, Any]
-] = {}  # file -> (process, environment): LMDB allows one per file and process
+_opened: dict[Path, tuple[int, Any]] = {}  # file -> (process, environment): LMDB allows one per file and process
 
 
 def _environment(path: Path) -> Any:

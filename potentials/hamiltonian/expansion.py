@@ -90,9 +90,7 @@ class Expansion(Float64Module):
             self.constant(f"table_{l1}_{l2}", torch.from_numpy(matrix))
             rows = layout.offsets[l1] + np.arange(layout.irreps[l1] * (2 * l1 + 1))
             columns = layout.offsets[l2] + np.arange(layout.irreps[l2] * (2 * l2 + 1))
-            flat = (rows[:, None] * self.size + columns).reshape(
-                layout.irreps[l1], 2 * l1 + 1, layout.irreps[l2], -1
-            )
+            flat = (rows[:, None] * self.size + columns).reshape(layout.irreps[l1], 2 * l1 + 1, layout.irreps[l2], -1)
             places.append(flat.transpose(0, 2, 1, 3).ravel())
         order = torch.from_numpy(np.argsort(np.concatenate(places)))
         self.register_buffer("order", order, persistent=False)
@@ -128,9 +126,7 @@ class Expansion(Float64Module):
         for degree in range(max(i.degree for i in self.instructions) + 1):
             for source in range(len(x)):
                 counts = [
-                    i.count
-                    for i in self.instructions
-                    if i.degree == degree and (len(x) == 1 or i.odd == bool(source))
+                    i.count for i in self.instructions if i.degree == degree and (len(x) == 1 or i.odd == bool(source))
                 ]
                 if not counts:
                     continue

@@ -29,7 +29,8 @@ class HamiltonianNetwork:
 
     architecture: Literal["sphnet", "qhnet"] = option("sphnet", "sphnet or qhnet (ignored with init)")
     config: dict[str, Any] = option(
-        {}, "hyper-parameters: {preset: small}, and what differs from the preset: {channels: 64, sparsity: 0.5}"
+        {},
+        "hyper-parameters: {preset: small}, and what differs from the preset: {channels: 64, sparsity: 0.5}",
     )
     target: Literal["delta", "full", "orthogonal"] = option(
         "delta",
@@ -51,9 +52,7 @@ class HamiltonianTraining:
     optimizer: OptimizerOptions = option(
         OptimizerOptions(lr=1e-3, weight_decay=0.0, betas=[0.9, 0.99], clip=5.0), "the optimiser"
     )
-    schedule: ScheduleOptions = option(
-        ScheduleOptions(name="linear", warmup=0.005, final=1e-4), "the learning rate"
-    )
+    schedule: ScheduleOptions = option(ScheduleOptions(name="linear", warmup=0.005, final=1e-4), "the learning rate")
     training: TrainingOptions = option(TrainingOptions(ema=0.0), "length, precision, hardware, saving")
 
 
@@ -80,7 +79,11 @@ def train(config: HamiltonianTraining, *, resume: bool = False, force: bool = Fa
             test.level.require_same(train_set.level, "data.test", "data.train")
         steps = config.training.epochs * _batches(config, train_set, chosen)
         model = _model(config, train_set, steps)
-        shape: dict[str, Any] = {"target": model.target, "dtype": model.dtype, "orbitals": config.loss.orbitals}
+        shape: dict[str, Any] = {
+            "target": model.target,
+            "dtype": model.dtype,
+            "orbitals": config.loss.orbitals,
+        }
         samples = Samples(train_set, chosen, model.layout, **shape)
         if config.model.init is None and not resume:
             model.scales.copy_(samples.scales())

@@ -105,9 +105,7 @@ def _listed(belongs: Tensor, presence: Tensor, molecules: Molecules) -> Groups:
     number = torch.zeros_like(presence, dtype=torch.int64)
     number[molecule, place] = torch.arange(len(place), device=place.device)
     of, atom, group = (belongs > 0).nonzero().unbind(1)
-    return Groups(
-        first[of] + atom, number[of, group], belongs[of, atom, group], presence[molecule, place], molecule
-    )
+    return Groups(first[of] + atom, number[of, group], belongs[of, atom, group], presence[molecule, place], molecule)
 
 
 def _lengths(vectors: Tensor) -> Tensor:

@@ -25,9 +25,7 @@ def architecture(name: str) -> type[HamiltonianModel]:
     return found
 
 
-def build(
-    name: str, config: Mapping[str, Any], layout: OrbitalLayout, target: str = "delta"
-) -> HamiltonianModel:
+def build(name: str, config: Mapping[str, Any], layout: OrbitalLayout, target: str = "delta") -> HamiltonianModel:
     """A fresh model.
 
     Args:

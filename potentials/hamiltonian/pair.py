@@ -176,9 +176,7 @@ class SelfInteraction(nn.Module):
     Source: QHNet (arXiv 2306.04922), sheet 4.5; SPHNet (arXiv 2502.01171), sheet 5.3.
     """
 
-    def __init__(
-        self, channels: int, lmax: int, *, parity: str, sparsity: float | None = None, idle: bool = False
-    ):
+    def __init__(self, channels: int, lmax: int, *, parity: str, sparsity: float | None = None, idle: bool = False):
         super().__init__()
         n = lmax + 1
         self.gates = nn.ModuleList(Gate(n, channels) for _ in range(2))

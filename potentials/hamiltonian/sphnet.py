@@ -178,9 +178,7 @@ class SPHNet(HamiltonianModel):
         atoms = self._expand(0, diagonal, u)
         return Blocks(0.5 * (atoms + atoms.transpose(1, 2)), self._lower(molecules, pairs, u, features))
 
-    def _lower(
-        self, molecules: Molecules, pairs: Pairs, u: Tensor, features: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def _lower(self, molecules: Molecules, pairs: Pairs, u: Tensor, features: tuple[Tensor, Tensor]) -> Tensor:
         lower = [no_blocks(molecules, self.expansion)]
         for part, found in evaluate_pairs(self.pairs, features, pairs, self.pair_radial(pairs.lengths)):
             invariants = u.index_select(0, part.ends[0]) + u.index_select(0, part.ends[1])
@@ -191,9 +189,7 @@ class SPHNet(HamiltonianModel):
             lower.append(blocks)
         return torch.cat(lower)
 
-    def _expand(
-        self, which: int, features: list[Tensor], invariants: Tensor, rows: Tensor | None = None
-    ) -> Tensor:
+    def _expand(self, which: int, features: list[Tensor], invariants: Tensor, rows: Tensor | None = None) -> Tensor:
         """Blocks of atoms (0) or pairs (1) with weights made from invariants, of which blocks take some rows."""
         made = [network(invariants) for network in (self.pair_networks if which else self.diagonal_networks)]
         if rows is not None and len(rows) != len(invariants):

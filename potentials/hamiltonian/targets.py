@@ -41,9 +41,7 @@ def to_target(label: Label, target: str) -> np.ndarray:
     return inverse @ matrix.astype(np.float64) @ inverse
 
 
-def from_target(
-    matrix: np.ndarray, target: str, guess: np.ndarray | None, overlap: np.ndarray | None
-) -> np.ndarray:
+def from_target(matrix: np.ndarray, target: str, guess: np.ndarray | None, overlap: np.ndarray | None) -> np.ndarray:
     """Hamiltonian ``(n, n)`` from what a network gives.
 
     Raises:

@@ -62,7 +62,11 @@ class HamiltonianTask(Task):
     model: HamiltonianModel
 
     def __init__(
-        self, model: HamiltonianModel, loss: LossOptions | None = None, *, header: Mapping[str, Any] | None = None
+        self,
+        model: HamiltonianModel,
+        loss: LossOptions | None = None,
+        *,
+        header: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.loss, self.header = model, loss or LossOptions(), dict(header or {})
@@ -87,9 +91,7 @@ class HamiltonianTask(Task):
             return Losses(zero.expand(4), zero.detach().expand(4), zero.detach().double().expand(7))
         masks = self.model.layout.masks(molecules.numbers, molecules.pairs)
         targets = molecules.targets
-        error = Blocks(
-            (predicted.diagonal - targets.diagonal) * masks[0], (predicted.lower - targets.lower) * masks[1]
-        )
+        error = Blocks((predicted.diagonal - targets.diagonal) * masks[0], (predicted.lower - targets.lower) * masks[1])
         entries = (masks[0].sum() + masks[1].sum()).to(error.diagonal.dtype)
         absolute = error.diagonal.abs().sum() + error.lower.abs().sum()
         square = error.diagonal.square().sum() + error.lower.square().sum()
@@ -126,9 +128,7 @@ class HamiltonianTask(Task):
         save(self.model, path, {**self.header, "metrics": finite, "steps": self.steps}, force=True)
 
 
-def orbital_losses(
-    error: Blocks, molecules: Molecules, orbitals: Orbitals, size: int
-) -> tuple[Tensor, Tensor]:
+def orbital_losses(error: Blocks, molecules: Molecules, orbitals: Orbitals, size: int) -> tuple[Tensor, Tensor]:
     """Sums over the molecules of the terms `alignment` (Eh) and `density` of :class:`LossOptions`."""
     c = orbitals.coefficients
     w = c.mT @ assemble(error, molecules, size)[:, : c.shape[1], : c.shape[1]] @ c
@@ -157,7 +157,14 @@ def error_sums(error: Blocks, masks: tuple[Tensor, Tensor], molecules: Molecules
     total = zeros.index_add(0, molecules.batch, own).index_add(0, molecules.pair_batch, 2 * lower)
     count = zeros.index_add(0, molecules.batch, n_own.double())
     count = count.index_add(0, molecules.pair_batch, 2.0 * n_lower.double())
-    parts = [(total / count).sum(), count.new_tensor(len(count)), own.sum(), n_own.sum(), lower.sum(), n_lower.sum()]
+    parts = [
+        (total / count).sum(),
+        count.new_tensor(len(count)),
+        own.sum(),
+        n_own.sum(),
+        lower.sum(),
+        n_lower.sum(),
+    ]
     return torch.stack([x.double() for x in parts])
 
 

@@ -167,9 +167,7 @@ class FarLayer(nn.Module):
             self.radial, self.turn = mlp(hidden, hidden, hidden), mlp(hidden, hidden, hidden)
             self.e, self.f = (nn.Linear(hidden, hidden, bias=False) for _ in range(2))
 
-    def forward(
-        self, x: Tensor, v: Tensor, edge: Tensor, links: Links, groups: Groups
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, v: Tensor, edge: Tensor, links: Links, groups: Groups) -> tuple[Tensor, Tensor]:
         """Scalars and vectors after the layer, from edge features ``(E, H)``."""
         i, g = links.target, links.source
         s, w = self.norm(x), scaled_vectors(v, self.soft)

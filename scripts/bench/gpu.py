@@ -165,9 +165,7 @@ def cases(device: str, sizes: Sizes) -> Iterator[Case]:
         )
 
 
-def derivatives(
-    function: Callable[..., Tensor], arguments: list[Tensor], reference: Any = None
-) -> list[list[Tensor]]:
+def derivatives(function: Callable[..., Tensor], arguments: list[Tensor], reference: Any = None) -> list[list[Tensor]]:
     """Value, gradients, and gradients of a random combination of the gradients."""
     with reference("reference") if reference else nullcontext():
         arguments = [a.detach().requires_grad_() for a in arguments]
@@ -216,9 +214,7 @@ def timings(device: str, sizes: Sizes) -> Iterator[dict[str, Any]]:
         first = time.perf_counter() - start
         ms = median_ms(run, device, sizes.repeats)
         roof = 1e3 * volume / bandwidth
-        print(
-            f"{name:40} {ms:9.3f} {volume / 1e9:8.2f} {roof:8.3f} {ms / roof:7.2f} {first:12.1f}", flush=True
-        )
+        print(f"{name:40} {ms:9.3f} {volume / 1e9:8.2f} {roof:8.3f} {ms / roof:7.2f} {first:12.1f}", flush=True)
         yield {"kernel": name, "ms": ms, "bytes": volume, "roof_ms": roof, "first_call_s": first}
 
 

@@ -140,9 +140,7 @@ def _memory(plan: Plan, n: int, known: dict[str, dict[int, float]]) -> dict[str,
             say(f"{n} atoms, memory of {path}: {side}")
             with Worker(COMMAND) as worker:
                 try:
-                    reply = worker.ask(
-                        "memory", atoms=n, side=side, path=path, preset=plan.preset, seed=plan.seed
-                    )
+                    reply = worker.ask("memory", atoms=n, side=side, path=path, preset=plan.preset, seed=plan.seed)
                 except WorkerError as error:
                     if side != PEER:
                         raise
@@ -200,9 +198,7 @@ def aims(record: dict[str, Any]) -> list[tuple[str, bool, str]]:
             continue
         factors = [record["sizes"][n]["ratios"][path]["sphnet"]["median"] for n in sizes]
         text = ", ".join(f"{f:.1f} ({n} atoms)" for n, f in zip(sizes, factors, strict=True))
-        found.append(
-            (f"{path}: SPHNet at least {AIM_SPEED:g}x faster than {PEER}", min(factors) >= AIM_SPEED, text)
-        )
+        found.append((f"{path}: SPHNet at least {AIM_SPEED:g}x faster than {PEER}", min(factors) >= AIM_SPEED, text))
         shares = [
             record["sizes"][n]["memory"][path]["sphnet"]["allocated"]
             / record["sizes"][n]["memory"][path][PEER]["allocated"]

@@ -31,9 +31,7 @@ def irreps(channels: int, lmax: int) -> o3.Irreps:
 
 def tensor_product(inputs: Sequence[o3.Irreps], mode: str, paths: Sequence[Path], *, own: bool = False) -> Any:
     """Product with QHNet's normalisation: e3nn takes the root of what it is given as weights of paths."""
-    instructions = [
-        (p.l1, p.l2, p.l3, mode, True, sqrt((2 * p.l3 + 1) / len(paths))) for p in paths
-    ]
+    instructions = [(p.l1, p.l2, p.l3, mode, True, sqrt((2 * p.l3 + 1) / len(paths))) for p in paths]
     return o3.TensorProduct(
         *inputs,
         instructions,
@@ -49,9 +47,7 @@ class PeerLinear(nn.Module):
     def __init__(self, ours: Linear):
         super().__init__()
         lmax = len(ours.inputs) - 1
-        self.map = o3.Linear(
-            irreps(ours.inputs[0], lmax), irreps(ours.outputs[0], lmax), biases=ours.bias is not None
-        )
+        self.map = o3.Linear(irreps(ours.inputs[0], lmax), irreps(ours.outputs[0], lmax), biases=ours.bias is not None)
         with torch.no_grad():
             self.map.weight.copy_(ours.weight.flatten())
             if ours.bias is not None:
@@ -157,9 +153,7 @@ class PeerPair(nn.Module):
         self.product = tensor_product((features, features, features), "uuu", ours.product.paths)
         self.after, self.outer = PeerGate(ours.product.gate, channels), PeerLinear(ours.product.outer)
 
-    def forward(
-        self, x: Tensor, ends: tuple[Tensor, Tensor], radial: Tensor, previous: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, ends: tuple[Tensor, Tensor], radial: Tensor, previous: Tensor | None) -> Tensor:
         """Features of pairs; ``ends``: atoms of rows and of columns."""
         row, column = ends
         s, y, c = self.scalars(x), self.inner(self.gate(x)), self.channels

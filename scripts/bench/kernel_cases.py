@@ -256,9 +256,7 @@ def pair_case(*, rows: int, lmax: int, channels: int, share: float) -> Case:
     return Case(inputs, tuple(inputs[0].shape), exact, sides, facts=facts)
 
 
-def _e3nn_fields(
-    paths: tuple[Path, ...], lmax: int, channels: int, strengths: tuple[float, ...] | None
-) -> Side:
+def _e3nn_fields(paths: tuple[Path, ...], lmax: int, channels: int, strengths: tuple[float, ...] | None) -> Side:
     """e3nn's 'uuu' product: constant strengths of the paths, or None for weights per row as third input."""
     order, back = _orders(_channel_first(l * l * channels, channels, l, channels) for l in range(lmax + 1))
 
@@ -285,14 +283,10 @@ def _e3nn_fields(
 
 
 @cache
-def _elementwise(
-    paths: tuple[Path, ...], lmax: int, channels: int, strengths: tuple[float, ...] | None
-) -> Any:
+def _elementwise(paths: tuple[Path, ...], lmax: int, channels: int, strengths: tuple[float, ...] | None) -> Any:
     from e3nn import o3
 
-    irreps = [
-        (channels, (l, 1)) for l in range(lmax + 1)
-    ]  # with natural parities odd paths would lead elsewhere
+    irreps = [(channels, (l, 1)) for l in range(lmax + 1)]  # with natural parities odd paths would lead elsewhere
     return o3.TensorProduct(
         irreps,
         irreps,

@@ -45,9 +45,7 @@ def _factor(case: dict[str, Any], order: str, name: str) -> str:
 
 def _memory_rows(memory: list[dict[str, Any]]) -> list[list[str]]:
     """Peaks, and bytes per edge between the smallest and the largest number of edges of each number of channels."""
-    rows = [
-        ["memory of double backward", "channels", "edges", "tensors MiB", "process MiB", "bytes per edge"]
-    ]
+    rows = [["memory of double backward", "channels", "edges", "tensors MiB", "process MiB", "bytes per edge"]]
     for row in memory:
         resident = "–" if row["resident"] is None else f"{row['resident']:.1f}"
         slope = f"{per_edge(memory, row['side'], row['channels']):.0f}"
@@ -66,9 +64,7 @@ def _memory_rows(memory: list[dict[str, Any]]) -> list[list[str]]:
 def per_edge(memory: list[dict[str, Any]], side: str, channels: int) -> float:
     """Bytes of tensors that one more edge costs."""
     found = sorted(
-        (row["edges"], row["allocated"])
-        for row in memory
-        if (row["side"], row["channels"]) == (side, channels)
+        (row["edges"], row["allocated"]) for row in memory if (row["side"], row["channels"]) == (side, channels)
     )
     (few, less), (many, more) = found[0], found[-1]
     return 2**20 * (more - less) / (many - few)
@@ -150,9 +146,7 @@ def _ratio_panel(axes: Any, title: str, peer: str, cases: list[dict[str, Any]], 
     from .._figures import BLUE, INK, SOFT, TEAL, WARM
 
     for order, colour in zip(ORDERS, (BLUE, TEAL, WARM), strict=True):
-        found = [
-            (c["spec"]["lmax"], c["ratios"][order][peer]) for c in cases if peer in c["ratios"].get(order, {})
-        ]
+        found = [(c["spec"]["lmax"], c["ratios"][order][peer]) for c in cases if peer in c["ratios"].get(order, {})]
         if found:
             degrees = [l for l, _ in found]
             middle = [r["median"] for _, r in found]
@@ -161,9 +155,7 @@ def _ratio_panel(axes: Any, title: str, peer: str, cases: list[dict[str, Any]], 
     axes.axhline(1.0, color=INK, linewidth=0.8)
     if aim is not None:
         axes.axhline(aim, color=SOFT, linewidth=0.8, linestyle="--")
-        axes.annotate(
-            "aim", (1.0, aim), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
-        )
+        axes.annotate("aim", (1.0, aim), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
     axes.set(title=title, xlabel="L", yscale="log", xticks=sorted({c["spec"]["lmax"] for c in cases}))
     axes.title.set_fontsize(9)
     _plain_numbers(axes)
@@ -182,9 +174,7 @@ def _memory_panel(axes: Any, memory: list[dict[str, Any]]) -> None:
             )
             if rows:
                 label = f"{side}, {channels} channels"
-                axes.plot(
-                    *zip(*rows, strict=True), style, color=colour, marker="o", markersize=4, label=label
-                )
+                axes.plot(*zip(*rows, strict=True), style, color=colour, marker="o", markersize=4, label=label)
     axes.set(title="messages: memory of double backward", xlabel="edges", ylabel="MiB", yscale="log")
     axes.set_xticks(sorted({row["edges"] for row in memory}))
     axes.title.set_fontsize(9)

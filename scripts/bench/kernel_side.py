@@ -141,9 +141,7 @@ def turns(calls: dict[str, Call], repeats: int) -> dict[str, Any]:
         for name in list(calls)[:: -1 if repeat % 2 else 1]:
             if repeat < turns[name]:
                 samples[name].append(1e3 * _seconds(calls[name], counts[name]))
-    return {
-        name: {"calls": counts[name], **quantiles(found), "samples": found} for name, found in samples.items()
-    }
+    return {name: {"calls": counts[name], **quantiles(found), "samples": found} for name, found in samples.items()}
 
 
 def _seconds(call: Call, calls: int) -> float:

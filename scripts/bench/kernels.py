@@ -30,9 +30,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "grid": [{**NETWORK, "lmax": l} for l in (2, 3)],
     "pair": [{**PAIR, "lmax": l, "share": s} for l in (2, 4) for s in (0.3, 0.7)],
     "memory": [  # so many edges that they decide, not the nodes
-        {**MESSAGE, "lmax": 2, "source": "all", "channels": c, "neighbours": n}
-        for c in (16, 32)
-        for n in (40, 80)
+        {**MESSAGE, "lmax": 2, "source": "all", "channels": c, "neighbours": n} for c in (16, 32) for n in (40, 80)
     ],
 }
 PEERS = {"e3nn": "e3nn", "sphericart": "sphericart"}  # name: module
@@ -95,10 +93,7 @@ def bench(plan: Plan) -> dict[str, Any]:
             "error": "largest error over root mean square, against float64 closed forms",
             "tolerances": TOLERANCES,
         },
-        "peers": {
-            name: metadata.version("sphericart-torch" if name == "sphericart" else name)
-            for name in plan.peers
-        },
+        "peers": {name: metadata.version("sphericart-torch" if name == "sphericart" else name) for name in plan.peers},
         "cases": [],
     }
     with TemporaryDirectory() as caches:
@@ -180,9 +175,7 @@ def aims(record: dict[str, Any]) -> list[tuple[str, float, list[float]]]:
     ]
     out = []
     for sentence, factor, operation, degrees in wanted:
-        cases = [
-            c for c in record["cases"] if c["spec"]["operation"] == operation and c["spec"]["lmax"] in degrees
-        ]
+        cases = [c for c in record["cases"] if c["spec"]["operation"] == operation and c["spec"]["lmax"] in degrees]
         found = [c["ratios"]["forward+backward"].get("e3nn") for c in cases]
         if found and all(found):
             out.append((sentence, factor, [f["median"] for f in found if f]))

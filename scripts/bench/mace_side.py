@@ -100,8 +100,7 @@ class Side:
         table = tools.AtomicNumberTable(self.options["elements"])
         cutoff = self.options["cutoff"]
         graphs = [
-            data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=cutoff)
-            for atoms in frames
+            data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=cutoff) for atoms in frames
         ]
         batch: dict[str, Any] = torch_geometric.Batch.from_data_list(graphs).to_dict()
         return batch

@@ -67,9 +67,7 @@ def plan(models: str, peers: Sequence[str], systems: str, repeats: int, seed: in
         raise UserError(f"--repeats must be at least 1, got {repeats}")
     names = [name for name in systems.split(",") if name]
     if unknown := sorted(set(names) - set(SYSTEMS)):
-        raise UserError(
-            f"--systems: no system is called {', '.join(unknown)}; there are {', '.join(SYSTEMS)}"
-        )
+        raise UserError(f"--systems: no system is called {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
     own = [_own(name, seed) for name in dict.fromkeys(models.split(",")) if name]
     if not own or not names:
         raise UserError("nothing to time: give at least one of --models and one of --systems")
@@ -83,9 +81,7 @@ def _own(text: str, seed: int) -> Program:
     """A model of ours from MODEL or MODEL@BACKEND."""
     model, _, backend = text.partition("@")
     if backend and backend not in backends():
-        raise UserError(
-            f"--models {text}: no kernel backend {backend!r} here; there are {', '.join(backends())}"
-        )
+        raise UserError(f"--models {text}: no kernel backend {backend!r} here; there are {', '.join(backends())}")
     options: dict[str, Any] = {"model": model, "backend": backend or None}
     if model == "random":
         options |= {"architecture": ARCHITECTURE, "config": CONFIG, "elements": ELEMENTS, "seed": seed}

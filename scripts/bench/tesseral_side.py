@@ -60,8 +60,7 @@ class Side:
         self.frames = np.array(system["frames"])
         self.atoms = Atoms(system["numbers"], self.frames[0], cell=system["cell"], pbc=axes)
         structures = [
-            Structure(np.array(system["numbers"]), frame, self.atoms.cell.array, axes)
-            for frame in self.frames
+            Structure(np.array(system["numbers"]), frame, self.atoms.cell.array, axes) for frame in self.frames
         ]
         self.graphs = [graph_from_structure(s, self.model.cutoff, dtype=torch.float64) for s in structures]
         if "step" in paths:

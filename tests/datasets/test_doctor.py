@@ -38,9 +38,7 @@ def copper() -> list[Structure]:
         frames.append(labelled(atoms))
     rng = np.random.default_rng(5)
     for _ in range(16):
-        strain = rng.normal(scale=0.02, size=(3, 3)) + np.array(
-            [[0.02, 0.03, -0.02], [0, 0, 0.05], [0, 0, -0.01]]
-        )
+        strain = rng.normal(scale=0.02, size=(3, 3)) + np.array([[0.02, 0.03, -0.02], [0, 0, 0.05], [0, 0, -0.01]])
         atoms = bulk("Cu", cubic=True)
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
         frames.append(labelled(atoms))
@@ -68,9 +66,7 @@ def scaled(frames, label: str, factor: float) -> list[Structure]:
 
 
 def shifted(frames, per_atom: float, which: Callable[[int], bool]) -> list[Structure]:
-    return changed(
-        frames, lambda i, s: s.labels.update(energy=s.labels["energy"] + per_atom * s.n_atoms * which(i))
-    )
+    return changed(frames, lambda i, s: s.labels.update(energy=s.labels["energy"] + per_atom * s.n_atoms * which(i)))
 
 
 def grave(frames) -> list[Finding]:
@@ -176,9 +172,7 @@ def test_two_levels_of_theory_in_one_set(shared_data):
 
 
 def test_total_energies_in_hartree_and_kcal_without_forces(shared_data):
-    bare = changed(
-        read(shared_data("3bpa/train_300K.extxyz.gz"), index=":20"), lambda _, s: s.labels.pop("forces")
-    )
+    bare = changed(read(shared_data("3bpa/train_300K.extxyz.gz"), index=":20"), lambda _, s: s.labels.pop("forces"))
     assert "in Ha" in the(scaled(bare, "energy", 1 / HARTREE), "Energies are not in eV").verdict
     assert "in kcal/mol" in the(scaled(bare, "energy", 1 / EV_PER_KCAL), "Energies are not in eV").verdict
     assert "below any electronic energy" in the(scaled(bare, "energy", 7.0), "Energies cannot be eV").verdict
@@ -328,9 +322,7 @@ def test_missing_energies_name_the_keys_present(emt):
 
 
 def test_labels_that_some_frames_lack(emt):
-    some = changed(
-        emt, lambda i, s: s.labels.pop("energy") if i < 5 else s.labels.pop("forces") if i < 8 else None
-    )
+    some = changed(emt, lambda i, s: s.labels.pop("energy") if i < 5 else s.labels.pop("forces") if i < 8 else None)
     assert the(some, "Missing energy").frames == [0, 1, 2, 3, 4]
     assert the(some, "Missing forces").frames == [5, 6, 7]
 

@@ -11,9 +11,7 @@ from tesseral.datasets.structure import Structure
 
 
 def test_ranges_of_small_molecules():
-    first = Structure(
-        [6, 1, 1], [[0, 0, 0], [0, 0, 1.1], [0, 3.0, 0]], labels={"forces": np.diag([1.0, 2.0, 5.0])}
-    )
+    first = Structure([6, 1, 1], [[0, 0, 0], [0, 0, 1.1], [0, 3.0, 0]], labels={"forces": np.diag([1.0, 2.0, 5.0])})
     second = Structure([6, 8], [[0, 0, 0], [0, 0, 1.2]])
     domain = measure_domain([first, second], radius=2.0)
     assert domain.min_distance == pytest.approx({"C-H": 1.1, "O-C": 1.2})

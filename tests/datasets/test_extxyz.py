@@ -153,9 +153,7 @@ def test_a_truncated_gz_is_named(tmp_path):
 
 def test_a_named_key_that_is_nowhere(tmp_path):
     (tmp_path / "a.xyz").write_text(FRAME.replace("energy=", "REF_energy="))
-    with pytest.raises(
-        DataError, match=r"no frame has the key 'ref_enrgy' \(for energy\); present: REF_energy"
-    ):
+    with pytest.raises(DataError, match=r"no frame has the key 'ref_enrgy' \(for energy\); present: REF_energy"):
         read(tmp_path / "a.xyz", keys=KeyMap(energy="ref_enrgy"))
 
 

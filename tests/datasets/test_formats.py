@@ -173,9 +173,7 @@ def test_mace_file_written_by_mace(tmp_path):
     from ase import Atoms
 
     atoms = Atoms("OH", [[0, 0, 0], [0, 0, 1.0]], info={"REF_energy": -3.0})
-    configuration = mace_data.config_from_atoms(
-        atoms, key_specification=mace_data.KeySpecification.from_defaults()
-    )
+    configuration = mace_data.config_from_atoms(atoms, key_specification=mace_data.KeySpecification.from_defaults())
     with h5py.File(tmp_path / "a.h5", "w") as file:
         mace_data.save_configurations_as_HDF5([configuration], 0, file)
     assert float(read(tmp_path / "a.h5")[0].labels["energy"]) == -3.0
@@ -314,9 +312,7 @@ def test_crystals_written_by_ase(tmp_path, name):
 def test_cif_written_by_pymatgen_and_a_disordered_one(tmp_path):
     pmg = pytest.importorskip("pymatgen.core")
     lattice = pmg.Lattice.cubic(4.2)
-    pmg.Structure.from_spacegroup("Fm-3m", lattice, ["Mg", "O"], [[0] * 3, [0.5] * 3]).to(
-        str(tmp_path / "a.cif")
-    )
+    pmg.Structure.from_spacegroup("Fm-3m", lattice, ["Mg", "O"], [[0] * 3, [0.5] * 3]).to(str(tmp_path / "a.cif"))
     assert read(tmp_path / "a.cif")[0].formula == "Mg4O4"
     pmg.Structure(lattice, [{"Mg": 0.5, "Ca": 0.5}], [[0, 0, 0]]).to(str(tmp_path / "b.cif"))
     with pytest.raises(DataError, match=r"b.cif, frame 0: site \d+ is partly occupied"):

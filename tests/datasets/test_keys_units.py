@@ -92,9 +92,7 @@ def test_equal_in_the_first_frame_is_not_trusted_for_the_second():
 
 def test_names_given_by_the_user():
     keys = KeyMap.parse("energy=u0, forces=-grad, group=kind, charge=q, spin=mult, dipole=mu, stress=")
-    frame = raw(
-        {"u0": 1, "kind": "bulk", "q": -1, "mult": 2, "mu": [[1.0, 2, 3]], "stress": np.zeros(6)}, {"grad": F}
-    )
+    frame = raw({"u0": 1, "kind": "bulk", "q": -1, "mult": 2, "mu": [[1.0, 2, 3]], "stress": np.zeros(6)}, {"grad": F})
     Labeller(keys)(frame)
     np.testing.assert_array_equal(frame.labels["forces"], -F)
     np.testing.assert_array_equal(frame.labels["dipole"], [1, 2, 3])
@@ -106,9 +104,7 @@ def test_names_given_by_the_user():
 
 
 def test_a_named_key_with_a_useless_value():
-    with pytest.raises(
-        DataError, match=r"f, frame 0: key 'name' does not hold numbers, it cannot be energy: 'abc'"
-    ):
+    with pytest.raises(DataError, match=r"f, frame 0: key 'name' does not hold numbers, it cannot be energy: 'abc'"):
         Labeller(KeyMap(energy="name"))(raw({"name": "abc"}), "f, frame 0")
     with pytest.raises(DataError, match=r"key 'x' has shape \(3,\), forces needs \(2, 3\)"):
         Labeller(KeyMap(forces="x"))(raw({"x": np.zeros(3)}))

@@ -173,9 +173,7 @@ def test_random_split():
     assert not np.array_equal(parts[1], split(FRAMES, [0.8, 0.1, 0.1], seed=4)[1])
 
 
-@pytest.mark.parametrize(
-    ("by", "key"), [("formula", lambda s: s.formula), ("kind", lambda s: s.info["kind"])]
-)
+@pytest.mark.parametrize(("by", "key"), [("formula", lambda s: s.formula), ("kind", lambda s: s.info["kind"])])
 def test_no_group_is_torn_apart(by, key):
     parts = split(FRAMES, [0.6, 0.4], by=by, seed=1)
     assert covers(parts, 100)

@@ -15,9 +15,7 @@ from tesseral.datasets.structure import LABELS
 finite = st.floats(-1e3, 1e3, allow_subnormal=False)
 names = st.text("abcdefghij_XYZ0123456789", min_size=1, max_size=8).map(lambda text: "k" + text)
 scalars = st.one_of(st.booleans(), st.integers(-(2**40), 2**40), finite, st.text(max_size=12))
-nested = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3)
-)
+nested = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3))
 
 
 def equal(a, b):
@@ -72,11 +70,7 @@ def structures(draw, info=nested, text_arrays=True):
         if text_arrays:
             makers.append(lambda: np.array(["CA", "C B", ""] * n)[:n])
         arrays[key] = makers[draw(st.integers(0, len(makers) - 1))]()
-    extra = {
-        key: value
-        for key, value in draw(st.dictionaries(names, info, max_size=3)).items()
-        if key not in arrays
-    }
+    extra = {key: value for key, value in draw(st.dictionaries(names, info, max_size=3)).items() if key not in arrays}
     bonds = None
     if n > 1 and draw(st.booleans()):
         bonds = np.array([[i, i + 1, rng.integers(0, 5)] for i in range(n - 1)])
@@ -170,9 +164,7 @@ def test_ase_keeps_constraints_and_cell_displacement():
     from ase import Atoms
     from ase.constraints import FixAtoms, FixBondLength
 
-    atoms = Atoms(
-        "H2O", [[0, 0, 0], [0, 0, 0.7], [1, 0, 0]], cell=[4, 5, 6], pbc=(1, 1, 0), celldisp=(0.5, 0, 0)
-    )
+    atoms = Atoms("H2O", [[0, 0, 0], [0, 0, 0.7], [1, 0, 0]], cell=[4, 5, 6], pbc=(1, 1, 0), celldisp=(0.5, 0, 0))
     atoms.set_constraint([FixAtoms([0]), FixBondLength(0, 1)])
     atoms.set_tags([1, 2, 3])
     atoms.set_initial_magnetic_moments([0.0, 1.0, -1.0])
@@ -196,9 +188,7 @@ def test_ase_results_of_another_geometry_are_not_labels():
 
 
 def test_a_copy_shares_nothing():
-    structure = Structure(
-        [1], [[0, 0, 0]], labels={"energy": 1.0}, arrays={"a": np.zeros(1)}, info={"list": [1]}
-    )
+    structure = Structure([1], [[0, 0, 0]], labels={"energy": 1.0}, arrays={"a": np.zeros(1)}, info={"list": [1]})
     copy = structure.copy()
     copy.positions += 1
     copy.labels["energy"] += 1

@@ -86,9 +86,7 @@ def test_missing_labels_name_the_keys_present():
     for frame in frames:
         frame.info["E_total"] = 1.0
         del frame.labels["energy"]
-    with pytest.raises(
-        UserError, match="no frame has the label 'energy'; labels present: forces; other keys: E_t"
-    ):
+    with pytest.raises(UserError, match="no frame has the label 'energy'; labels present: forces; other keys: E_t"):
         compute_statistics(frames, 3.0)
     with pytest.raises(UserError, match="no frame has the label 'stress'"):
         compute_statistics(molecules(VARIED), 3.0, required=("energy", "stress"))

@@ -134,9 +134,7 @@ def test_an_oracle_of_the_context_gives_each_molecule_what_it_asks_for(small):
         return Prediction(clean.positions[nodes], tuple(logits), 1e4 * bonds.double())
 
     diffusion = Diffusion(DiffusionConfig(steps=10), vocabulary)
-    out = sample(
-        denoise, diffusion, torch.full((5,), 3), seed=0, context=context, dtype=torch.float64
-    )
+    out = sample(denoise, diffusion, torch.full((5,), 3), seed=0, context=context, dtype=torch.float64)
     last = out.atoms[2::3, 0]
     elements = [vocabulary.atoms["element"].values[k] for k in last.tolist()]
     assert elements == [7, 8, 7, 8, 8]
@@ -152,9 +150,7 @@ def learned(small, steps=220, **diffusion):
         torch.manual_seed(1)
         network = {"scalars": 32, "vectors": 8, "edges": 8, "layers": 3, "norm": "corrected"}
         config = {"network": network, "diffusion": {"steps": 20, **diffusion}}
-        model = EqgatDiff.from_config(
-            config, Vocabulary.from_structures(molecules), conditions=conditions
-        )
+        model = EqgatDiff.from_config(config, Vocabulary.from_structures(molecules), conditions=conditions)
         batch = collate(encode_all(molecules * 10, model.vocabulary, conditions=conditions))
         trainee = Trainee(
             GeneratorTask(model),
@@ -227,9 +223,7 @@ def test_fine_tuning_with_a_property_starts_from_the_same_predictions(small, tmp
         molecule.info["gap"] = float(k)
     plain = small.model(molecules)
     path = save(plain, tmp_path / "plain.safetensors")
-    config = from_dict(
-        GeneratorTraining, {"model": {"init": str(path)}, "data": {"condition": ["gap"]}}
-    )
+    config = from_dict(GeneratorTraining, {"model": {"init": str(path)}, "data": {"condition": ["gap"]}})
     tuned = fit._model(config, molecules)
     batch = collate(encode_all(molecules, tuned.vocabulary, conditions=tuned.conditions))
     t = torch.tensor([1, 9, 17, 25])

@@ -64,18 +64,14 @@ def close(a, b, tolerance=1e-10):
 @pytest.mark.parametrize("reflect", [False, True])
 def test_rotation_reflection_and_translation(norm, reflect):
     model, given = network(EqgatConfig(12, 5, 6, 3, norm)), inputs([5, 3, 8])
-    rotation, _ = torch.linalg.qr(
-        torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    )
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)))
     rotation = rotation * torch.linalg.det(rotation) * (-1 if reflect else 1)
     before = model(**given)
     shift = torch.tensor([[3.0, -7.0, 2.0], [0.0, 1.0, 0.0], [9.0, 9.0, 9.0]], dtype=torch.float64)
     moved = given["positions"] @ rotation.T + shift[given["layout"].batch]
     after = model(**{**given, "positions": moved})
     close(after, before._replace(positions=before.positions @ rotation.T))
-    assert (
-        float(before.positions.detach().abs().max()) > 0.1
-    )  # weights off their start: the test is not about zeros
+    assert float(before.positions.detach().abs().max()) > 0.1  # weights off their start: the test is not about zeros
 
 
 def test_permutation_of_atoms():
@@ -99,9 +95,7 @@ def test_permutation_of_atoms():
     expected = table[order][:, order][target, source][given["layout"].pairs]
     close(
         after,
-        before._replace(
-            positions=before.positions[order], atoms=tuple(a[order] for a in before.atoms), bonds=expected
-        ),
+        before._replace(positions=before.positions[order], atoms=tuple(a[order] for a in before.atoms), bonds=expected),
     )
 
 
@@ -121,9 +115,7 @@ def test_a_molecule_does_not_feel_the_batch():
         pairs = layout.edge_batch[layout.pairs] == g
         close(
             alone,
-            type(together)(
-                together.positions[nodes], tuple(a[nodes] for a in together.atoms), together.bonds[pairs]
-            ),
+            type(together)(together.positions[nodes], tuple(a[nodes] for a in together.atoms), together.bonds[pairs]),
         )
 
 

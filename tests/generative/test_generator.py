@@ -94,9 +94,7 @@ def test_training_step_in_bf16_is_near_float32(small, norm):
 def test_a_batch_without_weight_counts_for_nothing(small):
     molecules = small.structures()
     task = GeneratorTask(small.model(molecules))
-    loader = MoleculeLoader(
-        encode_all(molecules[:1], task.model.vocabulary), batch_size=1, rank=1, world_size=2
-    )
+    loader = MoleculeLoader(encode_all(molecules[:1], task.model.vocabulary), batch_size=1, rank=1, world_size=2)
     (batch,) = loader
     losses = task.losses(batch, training=True)
     assert not bool(losses.totals.any() or losses.counts.any() or losses.sums.any())

@@ -123,9 +123,7 @@ def test_ancestral_step_is_the_posterior():
 
 
 def test_residual_noise_at_time_zero():
-    assert float(GaussianNoise(adaptive_cosine(500, 2.5)).variance[0].sqrt()) == pytest.approx(
-        1.2e-4, rel=0.03
-    )
+    assert float(GaussianNoise(adaptive_cosine(500, 2.5)).variance[0].sqrt()) == pytest.approx(1.2e-4, rel=0.03)
 
 
 def test_centred_noise_has_no_mean_and_its_variance_is_reduced():

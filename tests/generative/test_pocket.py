@@ -51,7 +51,20 @@ def test_pdb_files_give_amino_acids_and_ions(tmp_path):
     path = tmp_path / "p.pdb"
     path.write_text(PDB)
     protein = read_protein(path)
-    assert protein.numbers.tolist() == [7, 6, 6, 8, 7, 6, 6, 7, 6, 6, 34, 30]  # no H, water, ligand, second CA
+    assert protein.numbers.tolist() == [
+        7,
+        6,
+        6,
+        8,
+        7,
+        6,
+        6,
+        7,
+        6,
+        6,
+        34,
+        30,
+    ]  # no H, water, ligand, second CA
     assert protein.arrays["residue"].tolist() == [0] * 4 + [1] * 3 + [2] * 4 + [3]
     np.testing.assert_allclose(protein.positions[1], [1.5, 0, 0])
     path.write_text("HETATM    1  O   HOH A   4       3.000   3.000   3.000  1.00  0.00           O\nEND\n")
@@ -149,9 +162,7 @@ def test_joint_graph_has_all_pairs_of_the_molecule_and_near_ones_else(small):
     there, back = graph.bonded
     torch.testing.assert_close(graph.edge_index[:, there], graph.edge_index[:, back].flip(0))
     torch.testing.assert_close(graph.edge_index[:, there], batch.pockets.ligand[layout.edge_index[:, layout.pairs]])
-    torch.testing.assert_close(
-        graph.edge_index[:, graph.between], batch.pockets.ligand[layout.edge_index]
-    )
+    torch.testing.assert_close(graph.edge_index[:, graph.between], batch.pockets.ligand[layout.edge_index])
 
 
 def moved(molecules, rotation, shift):
@@ -189,9 +200,9 @@ def test_prediction_turns_and_moves_with_molecule_and_pocket(small, reflect):
     other = [*molecules]
     other[0] = moved(molecules[:1], rotation, molecules[0].positions.mean(0) * 0)[0]
     other[0].positions = molecules[0].positions
-    other[0].info["pocket"].positions += (
-        molecules[0].info["pocket"].positions.mean(0) - other[0].info["pocket"].positions.mean(0)
-    )
+    other[0].info["pocket"].positions += molecules[0].info["pocket"].positions.mean(0) - other[0].info[
+        "pocket"
+    ].positions.mean(0)
     changed = model(batch_of(model, other), t)
     assert float((changed.positions[:3] - before.positions[:3]).detach().abs().max()) > 1e-3
 
@@ -347,9 +358,7 @@ def test_free_molecules_are_a_start_for_pockets(small, tmp_path):
 
     free = small.model(small.structures())
     path = save(free, tmp_path / "free.safetensors")
-    config = from_dict(
-        GeneratorTraining, {"model": {"init": str(path)}, "data": {"pockets": "unused.pdb"}}
-    )
+    config = from_dict(GeneratorTraining, {"model": {"init": str(path)}, "data": {"pockets": "unused.pdb"}})
     tuned = fit._model(config, pairs(small))
     state = tuned.state_dict()
     for name, tensor in free.state_dict().items():

@@ -85,9 +85,7 @@ def test_gaussian_noise_on_classes_is_inverted_by_an_oracle(eta):
     diffusion = Diffusion(DiffusionConfig(classes="gaussian"), VOCABULARY)
     recorder, options = Recorder(), SamplerOptions(25, eta, resample=2)
     n_atoms = clean.layout.n_atoms
-    out = sample(
-        oracle(clean), diffusion, n_atoms, seed=5, options=options, callback=recorder, dtype=torch.float64
-    )
+    out = sample(oracle(clean), diffusion, n_atoms, seed=5, options=options, callback=recorder, dtype=torch.float64)
     assert torch.equal(out.atoms, clean.atoms)
     assert torch.equal(out.bonds, clean.bonds)
     assert not torch.equal(recorder.frames[0].atoms, clean.atoms)
@@ -180,9 +178,7 @@ def test_a_molecule_depends_on_seed_and_number_alone():
     sizes = torch.tensor([5, 9, 3])
     together = sample(denoise, diffusion, sizes, seed=7, dtype=torch.float64)
     for g in range(3):
-        alone = sample(
-            denoise, diffusion, sizes[g : g + 1], seed=7, numbers=torch.tensor([g]), dtype=torch.float64
-        )
+        alone = sample(denoise, diffusion, sizes[g : g + 1], seed=7, numbers=torch.tensor([g]), dtype=torch.float64)
         nodes = together.layout.batch == g
         assert torch.equal(alone.atoms, together.atoms[nodes])
         torch.testing.assert_close(alone.positions, together.positions[nodes], atol=1e-9, rtol=0)
@@ -193,9 +189,7 @@ def test_a_molecule_depends_on_seed_and_number_alone():
 @pytest.mark.parametrize("sizes", [[1], [2], [181]])
 def test_untrained_network_at_extreme_sizes(sizes):
     denoise, diffusion = network()
-    out = sample(
-        denoise, diffusion, torch.tensor(sizes), seed=0, options=SamplerOptions(calls=4), dtype=torch.float64
-    )
+    out = sample(denoise, diffusion, torch.tensor(sizes), seed=0, options=SamplerOptions(calls=4), dtype=torch.float64)
     assert bool(torch.isfinite(out.positions).all())
     assert out.bonds.shape == (sizes[0] * (sizes[0] - 1),)
 
@@ -228,9 +222,7 @@ def test_fixed_part_is_returned_unchanged(resample):
     assert torch.equal(out.atoms[fixed], atoms[fixed])
     for g in range(2):
         found = out.positions[fixed & (layout.batch == g)]
-        torch.testing.assert_close(
-            found - found.mean(0), core.positions - core.positions.mean(0), atol=1e-12, rtol=0
-        )
+        torch.testing.assert_close(found - found.mean(0), core.positions - core.positions.mean(0), atol=1e-12, rtol=0)
     free = out.positions[~fixed]
     assert not torch.allclose(free[:5], free[5:])
 

@@ -96,9 +96,7 @@ def test_round_trip_of_a_batch():
     batch = collate([encode(m, vocabulary) for m in originals], torch.float64)
     for original, back in zip(originals, decode(batch, vocabulary), strict=True):
         assert back.numbers.tolist() == original.numbers.tolist()
-        np.testing.assert_allclose(
-            back.positions, original.positions - original.positions.mean(0), atol=1e-14
-        )
+        np.testing.assert_allclose(back.positions, original.positions - original.positions.mean(0), atol=1e-14)
         expected = sorted((min(i, j), max(i, j), order) for i, j, order in original.bonds.tolist())
         assert sorted(map(tuple, back.bonds.tolist())) == expected
         charges = original.arrays.get("formal_charges", np.zeros(original.n_atoms))

@@ -95,10 +95,12 @@ def test_expansion(double, basis, lmax):
     from tesseral.scripts.bench.hamiltonian_peer import expand
 
     operator, n = Expansion(layout(basis), lmax, 4), (lmax + 1) ** 2
-    x, weights, biases = draw(3, n, 4), draw(3, operator.n_weights, seed=1), draw(3, operator.n_biases, seed=2)
-    flat = torch.cat(
-        [x[:, l * l : (l + 1) ** 2].transpose(1, 2).flatten(1) for l in range(lmax + 1)], dim=1
+    x, weights, biases = (
+        draw(3, n, 4),
+        draw(3, operator.n_weights, seed=1),
+        draw(3, operator.n_biases, seed=2),
     )
+    flat = torch.cat([x[:, l * l : (l + 1) ** 2].transpose(1, 2).flatten(1) for l in range(lmax + 1)], dim=1)
     found = operator([x], weights, biases)
     assert torch.allclose(found, expand(operator, flat, weights, biases), atol=1e-12)
 
@@ -113,9 +115,7 @@ def test_expansion_turns_and_reaches_every_block(basis, lmax):
     polar = q[[1, 2, 0]][:, [1, 2, 0]]
     d_features, d = torch.block_diag(*wigner_d(polar, lmax)), orbitals.rotation(q)
     both = weights.expand(2, -1), biases.expand(2, -1)
-    assert torch.allclose(
-        operator([d_features @ x], *both), d @ operator([x], *both) @ d.T, atol=1e-12
-    )
+    assert torch.allclose(operator([d_features @ x], *both), d @ operator([x], *both) @ d.T, atol=1e-12)
     if basis == "def2-svp":
         units = torch.eye(n * 32, dtype=torch.float64).view(-1, n, 32)
         blocks = operator([units], weights.expand(len(units), -1), biases.expand(len(units), -1) * 0)

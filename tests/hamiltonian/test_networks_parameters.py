@@ -88,7 +88,10 @@ def test_sphnet_rows(sphnet):
             count(model.diagonal_networks[0], model.pair_networks[0]),
             (2 * 247_680, 2 * 1_325_088),
         ),
-        "bias networks": (count(model.diagonal_networks[1], model.pair_networks[1]), (2 * 18_318, 2 * 23_607)),
+        "bias networks": (
+            count(model.diagonal_networks[1], model.pair_networks[1]),
+            (2 * 18_318, 2 * 23_607),
+        ),
     }
     assert (model.expansion.n_weights, model.expansion.n_biases) == (weights, biases)
     assert {name: found for name, (found, _) in rows.items()} == {name: n[k] for name, (_, n) in rows.items()}
@@ -96,9 +99,7 @@ def test_sphnet_rows(sphnet):
 
 def test_numbers_of_paths(qhnet, sphnet):
     basis, model = sphnet
-    assert (len(model.second.paths), len(model.selfs[0].product.paths)) == (
-        (42, 65) if basis == "svp" else (106, 175)
-    )
+    assert (len(model.second.paths), len(model.selfs[0].product.paths)) == ((42, 65) if basis == "svp" else (106, 175))
     into = [[sum(p.l3 == l for p in paths) for l in range(5)] for paths in (qhnet.convolutions[0].paths,)]
     assert into == [[5, 8, 10, 10, 9]]
     assert [sum(p.l3 == l for p in qhnet.pairs[0].product.paths) for l in range(5)] == [5, 12, 16, 17, 15]

@@ -107,7 +107,12 @@ class Exact:
     """Stands for a network: the converged matrix of a geometry, with an error."""
 
     def __init__(self, error=0.0):
-        self.error, self.card, self.target, self.layout = error, {"level": PBE.header()}, "full", layout("def2-svp")
+        self.error, self.card, self.target, self.layout = (
+            error,
+            {"level": PBE.header()},
+            "full",
+            layout("def2-svp"),
+        )
 
     def matrix(self, structure):
         made = label(structure, PBE).hamiltonian
@@ -123,9 +128,7 @@ def test_calculator_energies_and_forces(scf, monkeypatch):
 
     network = Exact(error=1e-4)
     monkeypatch.setattr(calculator, "HamiltonianModel", Exact)
-    monkeypatch.setattr(
-        calculator, "predict_all", lambda m, s: (from_matrix(x, PBE, m.matrix(x)) for x in s)
-    )
+    monkeypatch.setattr(calculator, "predict_all", lambda m, s: (from_matrix(x, PBE, m.matrix(x)) for x in s))
     atoms = Atoms("OHH", WATER.positions, calculator=calculator.DensityCalculator(network, scf=scf))
     want = label(WATER, PBE, forces=True)
     error = atoms.get_potential_energy() - want.energy * HARTREE

@@ -35,9 +35,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess:
 @pytest.fixture
 def copy(repo_root, tmp_path) -> Path:
     """Folder with a copy of the package's modules, free to be spoiled."""
-    keep = shutil.ignore_patterns(
-        ".*", "venv", "tests", "docs", "demo", "build", "weights", "__pycache__", "data"
-    )
+    keep = shutil.ignore_patterns(".*", "venv", "tests", "docs", "demo", "build", "weights", "__pycache__", "data")
     shutil.copytree(repo_root, tmp_path / "tesseral", ignore=keep)
     return tmp_path
 

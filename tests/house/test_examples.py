@@ -27,9 +27,7 @@ def blocks(root: Path, language: str) -> list[str]:
 def run_python(code: str) -> str:
     """Output of a script in a fresh interpreter."""
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout
 

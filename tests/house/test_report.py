@@ -46,9 +46,7 @@ def test_simulation_page_moves(tmp_path):
     from tesseral.md.dynamics import run_md
 
     output = tmp_path / "run.extxyz"
-    run_md(
-        bulk("Cu", cubic=True), EMT(), steps=40, output=output, seed=1, temperature_K=300.0, ensemble="nve"
-    )
+    run_md(bulk("Cu", cubic=True), EMT(), steps=40, output=output, seed=1, temperature_K=300.0, ensemble="nve")
     assert main(["report", str(output)]) == 0
     text = (tmp_path / "run.report.html").read_text()
     scene = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text)[1])
@@ -79,9 +77,7 @@ def test_frames_of_a_molecule_are_superposed():
 
 def test_molecule_is_not_mirrored():
     """The picture shows the molecule itself, not its mirror image."""
-    chiral = Structure(
-        [6, 1, 9, 17, 35], [[0, 0, 0], [0.6, 0.6, 0.6], [-0.8, -0.7, 0.8], [-1, 1, -1], [1.1, -1, -1.1]]
-    )
+    chiral = Structure([6, 1, 9, 17, 35], [[0, 0, 0], [0.6, 0.6, 0.6], [-0.8, -0.7, 0.8], [-1, 1, -1], [1.1, -1, -1.1]])
     drawn = drawing.scene([chiral]).frames[0]
 
     def hand(p):
@@ -101,11 +97,7 @@ def test_bonds_and_near_atoms_in_front():
 
 
 def test_texts_are_escaped():
-    made = (
-        page.Page("<script>", "a & b", kind="x").render()
-        + page.paragraph("<b>")
-        + page.table(["<i>"], [["<u>"]])
-    )
+    made = page.Page("<script>", "a & b", kind="x").render() + page.paragraph("<b>") + page.table(["<i>"], [["<u>"]])
     assert not re.search(r"<(script|b|i|u)>", made) and "a &amp; b" in made
 
 

@@ -54,9 +54,7 @@ def test_other_dtypes_run_on_torch_and_it_is_explained(machine):
 
 def test_a_missing_package_is_said_once(machine):
     machine(triton="triton is not installed")
-    with pytest.warns(
-        UserWarning, match="triton is not installed: kernels run on plain torch, slower on a GPU"
-    ):
+    with pytest.warns(UserWarning, match="triton is not installed: kernels run on plain torch, slower on a GPU"):
         assert choose(OnGPU(), "message") == "reference"
     with warnings.catch_warnings():
         warnings.simplefilter("error")

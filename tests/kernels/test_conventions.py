@@ -28,9 +28,7 @@ def random_vectors(n: int = 50) -> torch.Tensor:
 
 
 def random_rotations(n: int = 5) -> torch.Tensor:
-    q, _ = torch.linalg.qr(
-        torch.randn(n, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    )
+    q, _ = torch.linalg.qr(torch.randn(n, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
     return q
 
 
@@ -98,9 +96,7 @@ def test_harmonics_have_no_poles():
     assert torch.allclose(y.square().sum(-1), torch.full((6,), 25.0, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(y.square().sum() + y.sum(), axes)
     assert torch.isfinite(gradient).all()
-    assert torch.autograd.gradgradcheck(
-        lambda v: spherical_harmonics(v, 3), axes[:3].detach().requires_grad_()
-    )
+    assert torch.autograd.gradgradcheck(lambda v: spherical_harmonics(v, 3), axes[:3].detach().requires_grad_())
 
 
 def test_wigner_d_rotates_harmonics_also_improperly():

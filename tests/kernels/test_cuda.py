@@ -96,9 +96,7 @@ def test_nothing_to_do(shim):
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize(
-    ("lmax", "c_type", "registers"), [(3, "float", 64), (4, "float", 96), (3, "double", 128)]
-)
+@pytest.mark.parametrize(("lmax", "c_type", "registers"), [(3, "float", 64), (4, "float", 96), (3, "double", 128)])
 def test_registers_suffice(tmp_path, architecture, lmax, c_type, registers):
     """What nvcc says: no spills, and few enough registers for several blocks per multiprocessor."""
     if shutil.which("nvcc") is None:

@@ -100,9 +100,7 @@ def test_norm_of_features(balanced):
 def test_norm_equals_torch_on_scalars():
     parts, scale, bias = blocks((6,)), randn(6, seed=2), randn(6, seed=3)
     (found,) = irreps_norm(parts, [scale], bias=bias, eps=1e-5)
-    assert torch.allclose(
-        found, torch.nn.functional.layer_norm(parts[0], (6,), scale, bias, 1e-5), atol=1e-12
-    )
+    assert torch.allclose(found, torch.nn.functional.layer_norm(parts[0], (6,), scale, bias, 1e-5), atol=1e-12)
 
 
 LAYERS = {

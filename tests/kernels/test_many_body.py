@@ -19,9 +19,7 @@ BACKENDS = [name for name in backends() if name in ("reference", "numba")]
 def fields(*degrees: int, nodes: int = 3, channels: int = 2) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [
-        torch.randn(
-            nodes, (l + 1) ** 2, channels, dtype=torch.float64, generator=generator, requires_grad=True
-        )
+        torch.randn(nodes, (l + 1) ** 2, channels, dtype=torch.float64, generator=generator, requires_grad=True)
         for l in degrees
     ]
 
@@ -92,9 +90,7 @@ def test_product_and_bracket_reach_every_clebsch_gordan_path(backend, l1, l2, lm
         if not abs(a - b) <= c <= a + b:
             continue
         strength = (
-            bracket_strength(a, b, c)
-            if (a + b + c) % 2
-            else module.gaunt(a, b, c).ravel() @ w3j(a, b, c).ravel()
+            bracket_strength(a, b, c) if (a + b + c) % 2 else module.gaunt(a, b, c).ravel() @ w3j(a, b, c).ravel()
         )
         assert strength > 0.0
         table = torch.from_numpy((4 * np.pi) ** 0.5 * strength * w3j(a, b, c))
@@ -118,9 +114,7 @@ def test_the_bracket_rotates_and_is_pseudo_under_inversion(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    "product_of", [surface_bracket, lambda x, y, lmax: gaunt_product(x, y, lmax, bracket=True)]
-)
+@pytest.mark.parametrize("product_of", [surface_bracket, lambda x, y, lmax: gaunt_product(x, y, lmax, bracket=True)])
 def test_derivatives_of_the_bracket(backend, product_of):
     x, y = fields(1, 2, nodes=2)
     with use_backend(backend):
@@ -225,9 +219,7 @@ def fourier_product(x: np.ndarray, y: np.ndarray, l1: int, l2: int, lmax: int) -
     """
     size = 2 * (l1 + l2 + lmax) + 1
     fx, fy, fz = (torus_coefficients(l, size) for l in (l1, l2, lmax))
-    convolved = np.fft.ifft2(
-        np.fft.fft2(np.einsum("kuv,k->uv", fx, x)) * np.fft.fft2(np.einsum("kuv,k->uv", fy, y))
-    )
+    convolved = np.fft.ifft2(np.fft.fft2(np.einsum("kuv,k->uv", fx, x)) * np.fft.fft2(np.einsum("kuv,k->uv", fy, y)))
     orders = np.fft.fftfreq(size, 1 / size).round().astype(int)
     # integral over beta of exp(i n beta) sin(beta), n the sum of two orders
     n = orders[:, None] + orders[None, :]
@@ -262,8 +254,6 @@ def test_separable_maps_equal_the_dense_ones():
         x = torch.randn(3, (lmax + 1) ** 2, 2, dtype=torch.float64)
         values = grid.synthesis @ x
         assert torch.allclose(grid.separable.synthesise(x), values, atol=1e-12)
-        assert torch.allclose(
-            grid.separable.synthesise(x[:, :4]), grid.synthesis[:, :4] @ x[:, :4], atol=1e-12
-        )
+        assert torch.allclose(grid.separable.synthesise(x[:, :4]), grid.synthesis[:, :4] @ x[:, :4], atol=1e-12)
         assert torch.allclose(grid.separable.analyse(values, lmax), x, atol=1e-12)
         assert torch.allclose(grid.separable.analyse(values, 1), x[:, :4], atol=1e-12)

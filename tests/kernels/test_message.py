@@ -32,9 +32,7 @@ def edge_functions(vectors, lmax, n_radial):
     return torch.cat([spherical_harmonics(vectors, lmax), radial], dim=1)
 
 
-def small_case(
-    *, channels=(9, 5), lmax=2, parity="o3", n_radial=2, dtype=torch.float64, degrees=(3, 0, 5, 1)
-):
+def small_case(*, channels=(9, 5), lmax=2, parity="o3", n_radial=2, dtype=torch.float64, degrees=(3, 0, 5, 1)):
     """Coupling, plan and random leaves x, edges, weights."""
     plan, _ = ragged_graph(degrees)
     coupling = Coupling(
@@ -46,9 +44,7 @@ def small_case(
         (plan.source.shape[0], coupling.n_harmonics + n_radial),
         (n_radial, coupling.n_weights),
     )
-    leaves = [
-        torch.randn(s, dtype=torch.float64, generator=generator).to(dtype).requires_grad_() for s in shapes
-    ]
+    leaves = [torch.randn(s, dtype=torch.float64, generator=generator).to(dtype).requires_grad_() for s in shapes]
     return coupling, plan, leaves
 
 
@@ -157,9 +153,7 @@ def test_awkward_graphs(backend):
     with use_backend(backend):
         coupling, _, (_, _, weights) = small_case(channels=(2,), lmax=1, degrees=(2, 0, 1))
         for n in (0, 3):
-            plan = GraphPlan.build(
-                torch.zeros(2, 0, dtype=torch.int64), torch.zeros(n + 1, dtype=torch.int64)
-            )
+            plan = GraphPlan.build(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(n + 1, dtype=torch.int64))
             x = torch.randn(n, 2, dtype=torch.float64, requires_grad=True)
             z = message(x, torch.zeros(0, 6, dtype=torch.float64), weights, plan, coupling)
             assert z.shape == (n, coupling.z_width)

@@ -98,9 +98,7 @@ def test_rotates(backend):
     d = torch.block_diag(*wigner_d(q * torch.linalg.det(q), 2))
     x, y, w = inputs(PATHS)
     with use_backend(backend):
-        assert torch.allclose(
-            pair_product(d @ x, d @ y, w, PATHS, 2), d @ pair_product(x, y, w, PATHS, 2), atol=1e-12
-        )
+        assert torch.allclose(pair_product(d @ x, d @ y, w, PATHS, 2), d @ pair_product(x, y, w, PATHS, 2), atol=1e-12)
 
 
 @pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")

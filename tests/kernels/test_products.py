@@ -13,9 +13,7 @@ BACKENDS = backends()
 def fields(l1: int, l2: int, nodes: int = 3, channels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = dict(dtype=torch.float64, generator=generator, requires_grad=True)
-    return torch.randn(nodes, (l1 + 1) ** 2, channels, **shape), torch.randn(
-        nodes, (l2 + 1) ** 2, channels, **shape
-    )
+    return torch.randn(nodes, (l1 + 1) ** 2, channels, **shape), torch.randn(nodes, (l2 + 1) ** 2, channels, **shape)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

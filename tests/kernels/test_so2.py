@@ -49,9 +49,7 @@ def test_quaternions_compose_and_turn_harmonics():
     assert torch.allclose(torch.linalg.det(matrices), torch.ones(6, dtype=torch.float64), atol=1e-14)
     assert torch.allclose(quaternion_to_matrix(-2 * q), matrices, atol=1e-14)
     quarter = torch.tensor([0.5**0.5, 0, 0, 0.5**0.5], dtype=torch.float64)  # a quarter turn about z: x to y
-    assert torch.allclose(
-        quaternion_to_matrix(quarter)[:, 0], torch.tensor([0.0, 1.0, 0.0]).double(), atol=1e-15
-    )
+    assert torch.allclose(quaternion_to_matrix(quarter)[:, 0], torch.tensor([0.0, 1.0, 0.0]).double(), atol=1e-15)
     turned = (matrices @ v.unsqueeze(-1)).squeeze(-1)
     expected = rotate(spherical_harmonics(v, 6).unsqueeze(-1), wigner_d_quaternion(q, 6)).squeeze(-1)
     assert torch.allclose(spherical_harmonics(turned, 6), expected, atol=1e-12)
@@ -85,9 +83,7 @@ def test_frames_turn_edges_onto_the_polar_axis():
     v = vectors()
     frames = edge_frames(v)
     up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
-    assert torch.allclose(
-        (frames @ v.unsqueeze(-1)).squeeze(-1), v.norm(dim=-1, keepdim=True) * up, atol=1e-14
-    )
+    assert torch.allclose((frames @ v.unsqueeze(-1)).squeeze(-1), v.norm(dim=-1, keepdim=True) * up, atol=1e-14)
     assert torch.allclose(frames @ frames.mT, torch.eye(3, dtype=torch.float64), atol=1e-14)
     assert torch.allclose(torch.linalg.det(frames), torch.ones(len(v), dtype=torch.float64), atol=1e-14)
 
@@ -137,9 +133,7 @@ def test_equals_the_full_convolution(parity, l1, l2, l3):
     found = so2_convolution(x, v, w, paths, graph, l3)
     assert torch.allclose(found, expected, atol=1e-12)
     probe = randn(*expected.shape, seed=3).detach()
-    gradients = [
-        torch.autograd.grad((t * probe).sum(), (x, v, w), create_graph=True) for t in (found, expected)
-    ]
+    gradients = [torch.autograd.grad((t * probe).sum(), (x, v, w), create_graph=True) for t in (found, expected)]
     for a, b in zip(*gradients, strict=True):
         assert torch.allclose(a, b, atol=1e-10)
     second = [torch.autograd.grad(g[1].square().sum(), (x, v, w)) for g in gradients]
@@ -200,14 +194,10 @@ def test_derivatives_along_the_axes():
 def test_no_edges_and_bad_arguments():
     empty = torch.zeros(0, dtype=torch.long)
     paths = [Path(1, 1, 1)]
-    out = so2_convolution(
-        torch.ones(3, 4, 2), torch.zeros(0, 3), torch.zeros(0, 1, 2), paths, (empty, empty), 1
-    )
+    out = so2_convolution(torch.ones(3, 4, 2), torch.zeros(0, 3), torch.zeros(0, 1, 2), paths, (empty, empty), 1)
     assert out.shape == (3, 4, 2) and not out.any()
     with pytest.raises(ValueError, match="edges, paths, channels"):
-        so2_convolution(
-            torch.ones(3, 4, 2), torch.zeros(0, 3), torch.zeros(0, 2, 2), paths, (empty, empty), 1
-        )
+        so2_convolution(torch.ones(3, 4, 2), torch.zeros(0, 3), torch.zeros(0, 2, 2), paths, (empty, empty), 1)
     with pytest.raises(ValueError, match="does not fit x"):
         so2_convolution(
             torch.ones(3, 4, 2), torch.zeros(0, 3), torch.zeros(0, 1, 2), [Path(2, 1, 1)], (empty, empty), 1
@@ -238,8 +228,7 @@ def test_linear_map_equals_e3nn_fully_connected(l1, l2, l3, double):
     expected = layer(outer, harmonics, torch.cat([w.flatten() for w in weights]))
     # e3nn's path weight is sqrt(2 l3 + 1) times its normalisation
     scaled = [
-        w * i.path_weight / (2 * p.l3 + 1) ** 0.5
-        for w, i, p in zip(weights, layer.instructions, paths, strict=True)
+        w * i.path_weight / (2 * p.l3 + 1) ** 0.5 for w, i, p in zip(weights, layer.instructions, paths, strict=True)
     ]
     frames = wigner_d(edge_frames(v), max(l1, l3))
     mapped = so2_linear(rotate(x, frames), so2_weights(scaled, paths, l1, l3), l3)

@@ -18,9 +18,7 @@ from tesseral.kernels.sphere import (
 
 
 def rotation(seed: int = 0) -> torch.Tensor:
-    q, _ = torch.linalg.qr(
-        torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    )
+    q, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
     return q * torch.linalg.det(q)
 
 
@@ -43,9 +41,7 @@ def relative_rotation_error(layer, x: torch.Tensor, lmax: int, seeds: int = 4) -
     return worst
 
 
-@pytest.mark.parametrize(
-    "grid", [gauss_legendre_grid(3, 4, 7), gauss_legendre_grid(2, 10, 20), soft_grid(3, 18, 17)]
-)
+@pytest.mark.parametrize("grid", [gauss_legendre_grid(3, 4, 7), gauss_legendre_grid(2, 10, 20), soft_grid(3, 18, 17)])
 def test_round_trip_is_the_identity(grid):
     x = random_field(grid.lmax, 4)
     assert torch.allclose(from_grid(to_grid(x, grid), grid), x, atol=1e-12)
@@ -58,9 +54,7 @@ def test_products_on_the_exact_grid_are_equivariant_to_rounding(lmax, factors):
     grid = grid_for_degree(lmax, (factors + 1) * lmax)
     generator = torch.Generator().manual_seed(4)
     weights = tuple(torch.randn(6, 5, dtype=torch.float64, generator=generator) for _ in range(factors))
-    assert (
-        relative_rotation_error(lambda x: grid_product(x, grid, weights), random_field(lmax, 6), lmax) < 1e-12
-    )
+    assert relative_rotation_error(lambda x: grid_product(x, grid, weights), random_field(lmax, 6), lmax) < 1e-12
 
 
 def test_one_point_fewer_than_the_exact_grid_is_not_equivariant():

@@ -287,9 +287,7 @@ def test_cotangents_of_any_stride(name, backend):
         steps = torch.arange(value.shape[-1], dtype=value.dtype)
         strided = [one.expand(value.shape), steps.expand(value.shape), value.detach().mT.contiguous().mT]
         for cotangent in strided:
-            plain = torch.autograd.grad(
-                value, tensors, cotangent.clone(memory_format=torch.contiguous_format), True
-            )
+            plain = torch.autograd.grad(value, tensors, cotangent.clone(memory_format=torch.contiguous_format), True)
             found = torch.autograd.grad(value, tensors, cotangent, True)
             for a, b in zip(found, plain, strict=True):
                 assert torch.allclose(a, b, atol=1e-13, rtol=1e-13)

@@ -90,9 +90,7 @@ def test_many_paths_are_split_among_programs():
     x, edges, weights, plan, coupling = inputs((1,), (1, 1, 1, 1), 3, "so3", n_radial=8)
     kernel = _triton_message.build("message", coupling.key, 8, x.dtype, False, False)
     assert kernel.programs > 4
-    expected = derivatives(
-        lambda *a: reference_message(*a, plan, coupling), (x, edges, weights), second=False
-    )
+    expected = derivatives(lambda *a: reference_message(*a, plan, coupling), (x, edges, weights), second=False)
     with use_backend("triton"):
         found = derivatives(lambda *a: message(*a, plan, coupling), (x, edges, weights), second=False)
     assert_close(found, expected, 1e-12)
@@ -116,8 +114,7 @@ def test_messages_repeat_bitwise():
     x, edges, weights, plan, coupling = inputs((4, 3), (3, 2), 1, "o3", dtype=torch.float32)
     with use_backend("triton"):
         first, again = (
-            derivatives(lambda *a: message(*a, plan, coupling), (x, edges, weights), second=False)
-            for _ in "12"
+            derivatives(lambda *a: message(*a, plan, coupling), (x, edges, weights), second=False) for _ in "12"
         )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
@@ -130,9 +127,7 @@ def test_harmonics_and_their_derivatives(lmax, dtype):
     v, dv = random(5, 3, dtype=dtype), random(5, 3, dtype=dtype, seed=1)
     f = random(5, (lmax + 1) ** 2, dtype=dtype, seed=2)
     with torch.no_grad():
-        v[0] = torch.tensor(
-            [0.0, -2.0, 0.0]
-        )  # along the polar axis, where trigonometric forms have their pole
+        v[0] = torch.tensor([0.0, -2.0, 0.0])  # along the polar axis, where trigonometric forms have their pole
     value = reference_harmonics(v, lmax)
     (gradient,) = torch.autograd.grad(value, v, f, create_graph=True)
     second, tangent = torch.autograd.grad(gradient, (v, f), dv)
@@ -188,16 +183,12 @@ def test_self_checks_pass_and_catch(monkeypatch):
     kinds = [("message", False), ("message", True), ("edge", False), ("weight", False), ("weight", True)]
     for kind, tangent in kinds:
         for transposed in {False, kind == "message"}:
-            _triton_message.verify.__wrapped__(
-                kind, coupling.key, 2, torch.float64, transposed, tangent, device
-            )
+            _triton_message.verify.__wrapped__(kind, coupling.key, 2, torch.float64, transposed, tangent, device)
     _triton_harmonics.verify.__wrapped__(3, torch.float32, device)
     _triton_grid.verify.__wrapped__(4, torch.Size((4, 10)), torch.Size((3, 5)), 2, True, device)
 
     plain = _triton_message.nonzero
-    monkeypatch.setattr(
-        _triton_message, "nonzero", lambda t: [(a, b, c, 1.001 * v) for a, b, c, v in plain(t)]
-    )
+    monkeypatch.setattr(_triton_message, "nonzero", lambda t: [(a, b, c, 1.001 * v) for a, b, c, v in plain(t)])
     _triton_message.build.cache_clear()
     with pytest.raises(RuntimeError, match="TESSERAL_BACKEND=reference"):
         _triton_message.verify.__wrapped__("message", coupling.key, 2, torch.float64, False, False, device)

@@ -34,9 +34,7 @@ def compiled(function, types, constants, num_warps, capability):
         Path(file.name).write_bytes(kernel.asm["cubin"])
         words = [CUOBJDUMP, "--dump-resource-usage", file.name]
         said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    registers, stack, local = (
-        int(re.search(rf"{word}:(\d+)", said).group(1)) for word in ("REG", "STACK", "LOCAL")
-    )
+    registers, stack, local = (int(re.search(rf"{word}:(\d+)", said).group(1)) for word in ("REG", "STACK", "LOCAL"))
     return {"registers": registers, "spilled": stack + local, "shared": kernel.metadata.shared}
 
 

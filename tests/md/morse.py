@@ -12,9 +12,7 @@ class Morse(Potential):
 
     architecture = "morse-double"
 
-    def __init__(
-        self, elements=(1, 6, 8, 29), *, depth=0.4, width=1.5, length=2.2, cutoff=5.0, dtype=torch.float64
-    ):
+    def __init__(self, elements=(1, 6, 8, 29), *, depth=0.4, width=1.5, length=2.2, cutoff=5.0, dtype=torch.float64):
         super().__init__(tuple(elements), {z: -1.5 * z for z in elements})
         self.cutoff = cutoff
         self.config = {"width": width, "length": length}

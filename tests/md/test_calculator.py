@@ -21,10 +21,7 @@ def test_sum_rules(structure, morse):
     assert abs(energies.sum() - structure.get_potential_energy()) < 1e-10
     assert structure.get_potential_energy(force_consistent=True) == structure.get_potential_energy()
     assert np.abs(structure.get_forces().sum(axis=0)).max() < 1e-12
-    assert (
-        np.abs(np.cross(structure.positions, structure.get_forces()).sum(axis=0)).max() < 1e-9
-        or structure.pbc.any()
-    )
+    assert np.abs(np.cross(structure.positions, structure.get_forces()).sum(axis=0)).max() < 1e-9 or structure.pbc.any()
 
 
 def test_forces_are_finite_differences(structure, morse):
@@ -124,10 +121,7 @@ def test_dtype(crystal, morse, dtype):
     for name in ("energies", "forces", "stress"):
         value = calculator.get_property(name, crystal)
         assert (
-            type(value) is np.ndarray
-            and value.dtype == np.float64
-            and value.flags.c_contiguous
-            and value.flags.owndata
+            type(value) is np.ndarray and value.dtype == np.float64 and value.flags.c_contiguous and value.flags.owndata
         )
     assert type(calculator.get_property("energy", crystal)) is float
     with pytest.raises(UserError, match="float32, float64"):

@@ -124,9 +124,7 @@ def test_kill_9_loses_at_most_the_last_interval(molecule, morse, tmp_path, endin
     start = read(tmp_path / "start.extxyz")
     result = run_md(start, morse, steps=60, output=paths["killed"], resume=True, save_every=5)
     assert 0 < result.steps_run < 60
-    run_md(
-        start, morse, steps=60, output=paths["whole"], every=2, save_every=5, seed=3, thermostat="langevin"
-    )
+    run_md(start, morse, steps=60, output=paths["whole"], every=2, save_every=5, seed=3, thermostat="langevin")
     assert_same_run(paths["whole"], paths["killed"])
 
 
@@ -357,9 +355,7 @@ class TestStops:
             calculator.model.depth.fill_(float("nan"))
 
         with pytest.raises(SimulationStoppedError, match=r"stopped at step 7: .* not finite") as caught:
-            run_md(
-                molecule, calculator, steps=20, output=tmp_path / "run.extxyz", every=1, hooks=[(spoil, 6)]
-            )
+            run_md(molecule, calculator, steps=20, output=tmp_path / "run.extxyz", every=1, hooks=[(spoil, 6)])
         assert caught.value.last_good.info["step"] == 6
         assert read(tmp_path / "run.stopped.extxyz").info["step"] == 6
         assert read_thermo(tmp_path / "run.thermo.csv")["step"][-1] == 6

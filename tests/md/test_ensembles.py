@@ -52,9 +52,7 @@ def test_velocity_verlet_is_second_order(small):
 
 def test_nve_drift_is_small(small):
     atoms, model = small
-    result = run_md(
-        atoms, model, ensemble="nve", steps=600, seed=0, timestep_fs=2, every=5, temperature_K=300
-    )
+    result = run_md(atoms, model, ensemble="nve", steps=600, seed=0, timestep_fs=2, every=5, temperature_K=300)
     assert abs(result.drift) < 0.05  # meV/atom/ps
 
 
@@ -98,9 +96,7 @@ def test_maxwell_boltzmann():
     for element in "HCO":
         part = atoms[[a.index for a in atoms if a.symbol == element]]
         assert abs(temperature(part, 3 * len(part)) - 300) < 6
-    assert (
-        np.abs((atoms.get_velocities() ** 4).mean() / (atoms.get_velocities() ** 2).mean() ** 2) > 3
-    )  # mixture
+    assert np.abs((atoms.get_velocities() ** 4).mean() / (atoms.get_velocities() ** 2).mean() ** 2) > 3  # mixture
 
 
 @pytest.mark.parametrize(
@@ -202,9 +198,7 @@ def test_all_variables_of_the_integrator_are_saved(crystal, morse, kind):
     for _ in range(3):
         dynamics.step()
     changed = {
-        name
-        for name, value in variables().items()
-        if name not in before or not np.array_equal(before[name], value)
+        name for name, value in variables().items() if name not in before or not np.array_equal(before[name], value)
     }
     assert changed <= set(INTERNALS[settings.integrator])
     assert internals(dynamics, settings).keys() == set(INTERNALS[settings.integrator])

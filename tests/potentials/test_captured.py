@@ -299,9 +299,7 @@ def test_calculator_follows_every_change():
     own, plain = pair_of_calculators()
     for atoms in structures():
         for name in ("energy", "forces", *(["stress"] if atoms.pbc.all() else [])):
-            assert np.allclose(
-                own.get_property(name, atoms), plain.get_property(name, atoms), rtol=1e-9, atol=1e-9
-            )
+            assert np.allclose(own.get_property(name, atoms), plain.get_property(name, atoms), rtol=1e-9, atol=1e-9)
     assert own.captured.recordings > 1
     assert np.allclose(own.in_plane_virial(copper()), plain.in_plane_virial(copper()), atol=1e-9)
 
@@ -311,9 +309,7 @@ def test_changed_weights_are_noticed():
     for calculator in (own, plain):
         calculator.get_potential_energy(copper())
         calculator.model.layers[0].self_term.weights[0].mul_(1.3)
-    assert own.get_potential_energy(copper(2)) == pytest.approx(
-        plain.get_potential_energy(copper(2)), abs=1e-9
-    )
+    assert own.get_potential_energy(copper(2)) == pytest.approx(plain.get_potential_energy(copper(2)), abs=1e-9)
     assert own.captured.recordings == 2
 
 
@@ -381,9 +377,7 @@ def test_numbers_that_are_not_finite_are_the_models_own_fault():
     with pytest.raises(CalculationFailed, match="two atoms coincide"):
         own.get_potential_energy(twins)
     assert not own.captured._checked
-    assert own.get_potential_energy(cluster()) == pytest.approx(
-        plain.get_potential_energy(cluster()), abs=1e-9
-    )
+    assert own.get_potential_energy(cluster()) == pytest.approx(plain.get_potential_energy(cluster()), abs=1e-9)
     assert own.captured._checked
 
 

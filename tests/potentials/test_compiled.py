@@ -46,8 +46,7 @@ def example(name, rows, seed):
     generator = torch.Generator().manual_seed(seed)
     _, x, w = CASES[name]
     return [
-        torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
-        for shape in ((rows, *x), w)
+        torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True) for shape in ((rows, *x), w)
     ]
 
 
@@ -108,9 +107,7 @@ def test_compiled_equals_eager_on_graphs(name):
     def inputs(n):
         generator = torch.Generator().manual_seed(n)
         shapes = [(2 * n, columns), (n, width), (rows, COUPLING.n_weights)]
-        tensors = [
-            torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes
-        ]
+        tensors = [torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes]
         graph = plan(n)
         return tensors, [graph.source, graph.target, graph.row_ptr]
 
@@ -129,8 +126,6 @@ def test_compiled_equals_eager_on_graphs(name):
 def test_saved_results_keep_their_derivatives():
     """Autograd saves the result of exp and sqrt detached; recording that literally lost terms of the loss."""
     run = energy_and_gradient(lambda x, w: (x * w).exp().sqrt())
-    x, w = (
-        torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([0.3, 1.2, 0.7], [0.5, 0.1, 2.0])
-    )
+    x, w = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([0.3, 1.2, 0.7], [0.5, 0.1, 2.0]))
     graph = record(run, (x, w), (None, None))
     assert close(derivatives(graph, [x, w]), derivatives(run, [x, w]))

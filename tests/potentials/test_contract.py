@@ -86,9 +86,7 @@ def test_facet_o3_is_mirror_safe_and_so3_is_not():
     errors = {}
     for parity in ("o3", "so3"):
         torch.manual_seed(1)
-        model = build(
-            "facet", {"preset": "facet-small", "cutoff": 3.5, "parity": parity}, statistics((1, 6, 8))
-        )
+        model = build("facet", {"preset": "facet-small", "cutoff": 3.5, "parity": parity}, statistics((1, 6, 8)))
         errors[parity] = symmetry_report(perturb(model.double()), molecule(2)).reflection
     assert errors["o3"] < 2e-3
     assert errors["so3"] > 10 * errors["o3"]

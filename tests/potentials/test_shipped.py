@@ -39,10 +39,7 @@ class TestShipped:
 
     def test_symmetries_to_rounding(self, name):
         report = symmetry_report(load(name, dtype="float64"), structure_for(name))
-        assert (
-            max(report.rotation, report.reflection, report.translation, report.permutation, report.batch)
-            < 1e-9
-        )
+        assert max(report.rotation, report.reflection, report.translation, report.permutation, report.batch) < 1e-9
 
     def test_sum_rules_and_derivatives(self, name):
         model, structure = load(name, dtype="float64"), structure_for(name)
@@ -69,9 +66,7 @@ class TestShipped:
         def pair(distance: float) -> float:
             positions = np.array([[0.0, 0, 0], [distance, 0, 0]])
             return float(
-                evaluate(
-                    model, Structure(np.array([z, z]), positions, np.zeros((3, 3)), np.zeros(3, bool))
-                ).energy[0]
+                evaluate(model, Structure(np.array([z, z]), positions, np.zeros((3, 3)), np.zeros(3, bool))).energy[0]
             )
 
         assert pair(0.2) > pair(0.3) > pair(0.4)

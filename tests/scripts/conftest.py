@@ -30,9 +30,7 @@ def shipped(tmp_path, monkeypatch):
     """A folder of weights with a molecular and a periodic model, both in place of the real ones."""
     folder = tmp_path / "weights"
     for name, elements, periodic in (("tiny-organic", [1, 6, 8], False), ("tiny-solids", [29], True)):
-        potentials.save(
-            tiny_model(elements), folder / f"{name}.safetensors", {"card": {"periodic": periodic}}
-        )
+        potentials.save(tiny_model(elements), folder / f"{name}.safetensors", {"card": {"periodic": periodic}})
     monkeypatch.setattr("tesseral.training.shipped.weights", lambda room: folder)
     return folder
 

@@ -172,14 +172,10 @@ def test_models_run_only_where_they_know_the_elements(tmp_path, shipped, monkeyp
     monkeypatch.setattr(potentials, "ENOUGH", 0.0)
     plan = potentials.plan("tiny-solids", [], "molecule,training", 1, 0)
     record = potentials.bench(plan)
-    assert all(
-        found["times"] == {} for system in record["systems"].values() for found in system["paths"].values()
-    )
+    assert all(found["times"] == {} for system in record["systems"].values() for found in system["paths"].values())
 
 
-@pytest.mark.parametrize(
-    ("name", "n_atoms"), [("molecule", 27), ("si216", 216), ("cu500", 500), ("water192", 192)]
-)
+@pytest.mark.parametrize(("name", "n_atoms"), [("molecule", 27), ("si216", 216), ("cu500", 500), ("water192", 192)])
 def test_systems_are_sound_and_fixed(name, n_atoms):
     system, again = SYSTEMS[name](), SYSTEMS[name]()
     assert np.array_equal(system.frames, again.frames)

@@ -16,8 +16,7 @@ TINY = {"rows": 20, "channels": 2, "hidden": 3, "heads": 1}
 def tiny(monkeypatch):
     """One small case per operation, and workers that compile nothing."""
     cases = {
-        name: [{key: TINY.get(key, value) for key, value in specs[0].items()}]
-        for name, specs in kernels.CASES.items()
+        name: [{key: TINY.get(key, value) for key, value in specs[0].items()}] for name, specs in kernels.CASES.items()
     }
     small = {**kernels.MESSAGE, "rows": 20, "lmax": 1, "source": "scalar", "channels": 2}
     cases["memory"] = [{**small, "neighbours": n} for n in (2, 8)]

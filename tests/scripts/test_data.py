@@ -26,9 +26,7 @@ def waters(n_frames: int, seed: int = 0) -> list[Structure]:
     for k in range(n_frames):
         labels = {"energy": -14.0 + rng.normal(), "forces": rng.normal(size=(3, 3))}
         moved = shape + rng.normal(scale=0.02, size=(3, 3))
-        frames.append(
-            Structure([8, 1, 1], moved, labels=labels, info={"config_type": f"run{k % 4}", "step": k})
-        )
+        frames.append(Structure([8, 1, 1], moved, labels=labels, info={"config_type": f"run{k % 4}", "step": k}))
     return frames
 
 
@@ -78,9 +76,7 @@ def test_convert_takes_keys_and_units_and_other_formats(extxyz, tmp_path, capsys
     factor = 0.0433641
     assert second.labels["energy"] == pytest.approx(factor * float(first.labels["energy"]), rel=1e-5)
     np.testing.assert_allclose(second.labels["forces"], -factor * first.labels["forces"], rtol=1e-5)
-    assert "unknown unit" in refused(
-        capsys, "convert", extxyz, "-o", tmp_path / "a.h5", "--units", "energy=foo"
-    )
+    assert "unknown unit" in refused(capsys, "convert", extxyz, "-o", tmp_path / "a.h5", "--units", "energy=foo")
     assert "are for stores" in refused(capsys, "convert", extxyz, "-o", tmp_path / "a.xyz", "--resume")
     assert "no such file" in refused(capsys, "convert", tmp_path / "none.xyz", "-o", tmp_path / "a.h5")
 
@@ -137,10 +133,7 @@ def test_check_finds_the_published_gradients(shared_data, tmp_path, capsys):
 
 
 def test_check_passes_sound_data(shared_data, capsys):
-    assert (
-        run("check", shared_data("3bpa/train_300K.extxyz.gz"), shared_data("3bpa/isolated_atoms.extxyz.gz"))
-        == 0
-    )
+    assert run("check", shared_data("3bpa/train_300K.extxyz.gz"), shared_data("3bpa/isolated_atoms.extxyz.gz")) == 0
     assert "No faults found." in capsys.readouterr().out
 
 

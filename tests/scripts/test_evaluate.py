@@ -76,9 +76,7 @@ def test_absent_labels_are_left_out_and_said(toy, model, tmp_path, capsys):
         del frame.labels["forces"]
     report = run(model, frames, tmp_path)
     assert "stress" not in report
-    assert sum(entry["n_atoms"] for entry in report["by_element"].values()) == sum(
-        f.n_atoms for f in frames[4:]
-    )
+    assert sum(entry["n_atoms"] for entry in report["by_element"].values()) == sum(f.n_atoms for f in frames[4:])
     assert "no frame has a label for the stress: left out" in capsys.readouterr().out
 
 

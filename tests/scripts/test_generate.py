@@ -33,9 +33,7 @@ def model(tmp_path, molecules):
     torch.manual_seed(0)
     config = {"network": {"scalars": 16, "vectors": 4, "edges": 4, "layers": 2}, "diffusion": {"steps": 8}}
     generator = EqgatDiff.from_config(config, Vocabulary.from_structures(molecules))
-    return str(
-        save(generator, tmp_path / "g.safetensors", {"reference": Distributions.of(molecules).to_dict()})
-    )
+    return str(save(generator, tmp_path / "g.safetensors", {"reference": Distributions.of(molecules).to_dict()}))
 
 
 def test_sd_file_holds_the_valid_molecules_and_another_the_rest_with_reasons(model, tmp_path, capsys):
@@ -75,7 +73,15 @@ def test_real_molecules_come_back_from_the_file_as_they_were(tmp_path):
     from tesseral.generative.molecules import collate, decode, encode
     from tesseral.scripts._molecules import Batch, write_molecules
 
-    texts = ("C[C@H](N)C(=O)[O-]", "F/C=C/Cl", "C[N+](C)(C)C", "c1cc[nH]c1", "CS(=O)(=O)C", "C[S@](=O)CC", "O")
+    texts = (
+        "C[C@H](N)C(=O)[O-]",
+        "F/C=C/Cl",
+        "C[N+](C)(C)C",
+        "c1cc[nH]c1",
+        "CS(=O)(=O)C",
+        "C[S@](=O)CC",
+        "O",
+    )
     for hydrogens in ("add", "remove"):
         real = [prepared(embedded(s), MoleculeOptions(hydrogens=hydrogens)) for s in texts]
         vocabulary = Vocabulary.from_structures(real)

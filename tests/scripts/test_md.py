@@ -44,9 +44,7 @@ def test_resume(shipped, water, tmp_path, capsys):
 
 
 def test_stop_is_told_and_recorded(shipped, water, tmp_path, capsys):
-    command = (
-        f"md {water} -o {tmp_path / 'run.extxyz'} --steps 50 --max-temperature 1 --json {tmp_path / 'r.json'}"
-    )
+    command = f"md {water} -o {tmp_path / 'run.extxyz'} --steps 50 --max-temperature 1 --json {tmp_path / 'r.json'}"
     assert main(command.split()) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "stopped at step 0: the temperature reached" in error

@@ -48,9 +48,7 @@ def test_round_trip_keeps_values_dtypes_and_header(tmp_path, tensors):
 
 
 def test_header_takes_numpy_scalars_and_paths_but_not_nan(tmp_path):
-    path = write_checkpoint(
-        tmp_path / "a.safetensors", {}, {"rms": np.float64(0.5), "n": np.int64(3), "at": Path("x")}
-    )
+    path = write_checkpoint(tmp_path / "a.safetensors", {}, {"rms": np.float64(0.5), "n": np.int64(3), "at": Path("x")})
     header = read_header(path)
     assert (header["rms"], header["n"], header["at"]) == (0.5, 3, "x")
     with pytest.raises(ValueError, match="cannot be written as JSON"):

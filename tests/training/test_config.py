@@ -37,18 +37,14 @@ def make(tmp_path, text, *overrides):
 
 
 def test_values_take_their_types(tmp_path):
-    config = make(
-        tmp_path, "name: x\ninner: {rate: 1e-3, steps: 4.0}\ntable: {H: -1}\nlimit: 2\nfiles: [a, b]"
-    )
+    config = make(tmp_path, "name: x\ninner: {rate: 1e-3, steps: 4.0}\ntable: {H: -1}\nlimit: 2\nfiles: [a, b]")
     assert config == Outer("x", Inner(1e-3, 4), limit=2.0, table={"H": -1.0}, files=["a", "b"])
     assert isinstance(config.inner.steps, int)
     assert isinstance(config.limit, float)
 
 
 def test_overrides_win_and_reach_into_sections(tmp_path):
-    config = make(
-        tmp_path, "name: x", "inner.steps=9", "switch=false", "table.O=2.5", "files=one.xyz", "limit=null"
-    )
+    config = make(tmp_path, "name: x", "inner.steps=9", "switch=false", "table.O=2.5", "files=one.xyz", "limit=null")
     assert (config.inner.steps, config.switch, config.table, config.files) == (
         9,
         False,

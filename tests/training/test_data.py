@@ -75,15 +75,11 @@ def test_shifted_references_take_up_the_binding_energy():
     for n_h, n_o in ((2, 1), (2, 2), (4, 1)):
         numbers = [1] * n_h + [8] * n_o
         energy = n_h * (-13.0 - 2.5) + n_o * (-430.0 - 4.0)
-        frames.append(
-            Structure(numbers, rng.normal(size=(len(numbers), 3)), labels={"energy": np.array(energy)})
-        )
+        frames.append(Structure(numbers, rng.normal(size=(len(numbers), 3)), labels={"energy": np.array(energy)}))
     references = {1: -13.0, 8: -430.0}
     assert shifted_references(MemorySource(frames), references) == pytest.approx({1: -15.5, 8: -434.0})
     one_composition = shifted_references(MemorySource(frames[:3]), references)
-    assert one_composition == pytest.approx(
-        {1: -16.0, 8: -433.0}
-    )  # 3 eV per atom, the same for both elements
+    assert one_composition == pytest.approx({1: -16.0, 8: -433.0})  # 3 eV per atom, the same for both elements
 
 
 def test_unknown_names_of_labels_and_units(toy_store):

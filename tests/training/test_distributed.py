@@ -56,9 +56,7 @@ def test_two_processes_equal_one(toy, tmp_path):
 
     write_store(tmp_path / "toy.h5", frames)
     for name in ("one", "two"):
-        text = toy.config_text(tmp_path / "toy.h5", tmp_path / name, epochs=3).replace(
-            "batch_size: 4", "batch_size: 5"
-        )
+        text = toy.config_text(tmp_path / "toy.h5", tmp_path / name, epochs=3).replace("batch_size: 4", "batch_size: 5")
         (tmp_path / f"{name}.yaml").write_text(text)
     train(load_config(PotentialTraining, tmp_path / "one.yaml"))
     printed = under_torchrun(tmp_path, "train", tmp_path / "two.yaml")

@@ -186,9 +186,7 @@ def test_fine_tuning_shifts_references_and_keeps_frozen_weights(toy, toy_config,
     start = tmp_path / "first" / "model.safetensors"
     shifted = toy.frames(12)
     for frame in shifted:
-        frame.labels["energy"] = (
-            frame.labels["energy"] + (frame.numbers == 1).sum() * 2.0 + (frame.numbers == 8).sum()
-        )
+        frame.labels["energy"] = frame.labels["energy"] + (frame.numbers == 1).sum() * 2.0 + (frame.numbers == 8).sum()
     write_store(tmp_path / "shifted.h5", shifted)
     overrides = [
         f"model.init={start}",
@@ -202,17 +200,13 @@ def test_fine_tuning_shifts_references_and_keeps_frozen_weights(toy, toy_config,
     assert new["8"] - old["8"] == pytest.approx(1.0, abs=0.7)
     for name in before[1]:
         kept = torch.equal(before[1][name], after[1][name])
-        assert kept == (name.startswith("layers.0.") or name in ("scale", "message_norm", "frequencies")), (
-            name
-        )
+        assert kept == (name.startswith("layers.0.") or name in ("scale", "message_norm", "frequencies")), name
 
 
 def test_reference_estimate_is_exact_for_a_pure_shift(toy):
     model, frames = toy.teacher(), toy.frames(8)
     for frame in frames:
-        frame.labels["energy"] = (
-            frame.labels["energy"] + (frame.numbers == 1).sum() * 2.0 - (frame.numbers == 8).sum()
-        )
+        frame.labels["energy"] = frame.labels["energy"] + (frame.numbers == 1).sum() * 2.0 - (frame.numbers == 8).sum()
     found = estimate_references(model, frames, {})
     assert found == pytest.approx({1: -11.6, 8: -431.0}, abs=1e-8)
     fixed = estimate_references(model, frames, {1: -13.6})
@@ -265,7 +259,5 @@ print(losses[-1] < losses[0])
 
 
 def test_the_step_runs_without_lightning(toy_store):
-    run = subprocess.run(
-        [sys.executable, "-c", BARE, str(toy_store)], capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", BARE, str(toy_store)], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "True", run.stderr

@@ -46,9 +46,7 @@ def test_gradient_is_right_and_finite_at_zero_error(function):
     def cost(values):
         return distance(term, squared_lengths("forces", values)).sum()
 
-    values = torch.tensor(
-        [[0.0, 0, 0], [0.01, 0.02, 0], [1.0, -2.0, 0.3]], dtype=torch.float64, requires_grad=True
-    )
+    values = torch.tensor([[0.0, 0, 0], [0.01, 0.02, 0], [1.0, -2.0, 0.3]], dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(cost(values), values)
     assert torch.equal(gradient[0], torch.zeros(3, dtype=torch.float64))
     away = values.detach()[1:].clone().requires_grad_()
