@@ -68,6 +68,7 @@ class Eqgat(nn.Module):
         config: its size.
         atom_classes: number of classes of each variable of an atom.
         bond_classes: number of bond classes.
+        further: number of further channels of atoms and of edges, beside those of the classes.
         context: number of properties that the prediction depends on.
         pocket_classes: number of classes of pocket atoms; 0 for molecules without pockets.
     """
@@ -78,18 +79,17 @@ class Eqgat(nn.Module):
         atom_classes: Sequence[int],
         bond_classes: int,
         *,
+        further: tuple[int, int] = (0, 0),
         context: int = 0,
         pocket_classes: int = 0,
     ) -> None:
         super().__init__()
         self.config, self.atom_classes = config, tuple(atom_classes)
         S, V, D, channels = config.scalars, config.vectors, config.edges, sum(atom_classes)
-        self.atoms_in, self.time_to_atoms, self.atoms_mix = _linear(channels, S), _linear(1, S), _linear(S, S)
-        self.bonds_in, self.time_to_bonds, self.bonds_mix = (
-            _linear(bond_classes, D),
-            _linear(1, D),
-            _linear(D, D),
-        )
+        self.atoms_in = _linear(channels + further[0], S)
+        self.time_to_atoms, self.atoms_mix = _linear(1, S), _linear(S, S)
+        self.bonds_in = _linear(bond_classes + further[1], D)
+        self.time_to_bonds, self.bonds_mix = _linear(1, D), _linear(D, D)
         if context:
             self.context_in, self.context_mix = _linear(context, S), _linear(S, S)
         if pocket_classes:
@@ -119,8 +119,8 @@ class Eqgat(nn.Module):
 
         Args:
             layout: which atoms and edges belong to which molecule.
-            atoms: ``(N, A)`` one-hot (or noisy) channels of all variables.
-            bonds: ``(E, B)`` one-hot channels of the edges.
+            atoms: ``(N, A)`` one-hot (or noisy) channels of all variables, then the further ones.
+            bonds: ``(E, B)`` one-hot channels of the edges, then the further ones.
             positions: ``(N, 3)`` Å; a common shift of a molecule is without effect.
             time: ``(G,)`` t / T.
             context: ``(G, C)`` standardised properties, for a network with context.
@@ -140,9 +140,7 @@ class Eqgat(nn.Module):
         s = nn.functional.silu(self.shared(s))
         shift = self.position_out(v).squeeze(-1).to(p.dtype)
         p = layout.centred(p + _moved(layout, shift))
-        return Prediction(
-            p, self.atoms_out(s).split(self.atom_classes, dim=-1), self._bond_logits(layout, s, p, e)
-        )
+        return Prediction(p, self.atoms_out(s).split(self.atom_classes, dim=-1), self._bond_logits(layout, s, p, e))
 
     def _bond_logits(self, layout: Graph, s: Tensor, p: Tensor, e: Tensor) -> Tensor:
         """Logits of the pairs from the mean of both edges and the predicted squared distance."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..datasets.structure import Structure
 from ..training.config import ConfigError, option, to_dict
@@ -47,12 +48,11 @@ class GeneratorData:
     """Which molecules, and how they are batched."""
 
     train: str | list[str] = option([], "SD files, SMILES files or stores with bonds; * and ? are patterns")
-    val: float | str | list[str] = option(
-        0.05, "validation: files, or the fraction of train drawn by training.seed"
-    )
+    val: float | str | list[str] = option(0.05, "validation: files, or the fraction of train drawn by training.seed")
     molecules: MoleculeOptions = option(MoleculeOptions(), "the form in which molecules are learned")
     condition: list[str] = option(
-        [], "properties that generation shall aim at: SD properties, columns of a SMILES file, keys of a store"
+        [],
+        "properties that generation shall aim at: SD properties, columns of a SMILES file, keys of a store",
     )
     pockets: str | list[str] | None = option(
         None, "PDB files of the pockets, one for each file of train in the same order; null: free molecules"
@@ -101,9 +101,7 @@ def train(config: GeneratorTraining, *, resume: bool = False, force: bool = Fals
         seed_generators(config.training.seed)
         training, validation, left_out = open_molecules(config)
         model = _model(config, [*training, *validation])
-        print(
-            f"{len(training)} molecules to learn, {len(validation)} to validate: {model.vocabulary.summary()}"
-        )
+        print(f"{len(training)} molecules to learn, {len(validation)} to validate: {model.vocabulary.summary()}")
         if model.conditions is not None:
             print(model.conditions.summary())
         for reason, count in left_out.items():
@@ -155,16 +153,12 @@ def open_molecules(config: GeneratorTraining) -> tuple[list[Structure], list[Str
         )
     if not isinstance(data.val, float):
         validation, more = (
-            read_molecules(_files(data.val), data.molecules, properties=data.condition)
-            if data.val
-            else ([], {})
+            read_molecules(_files(data.val), data.molecules, properties=data.condition) if data.val else ([], {})
         )
         return molecules, validation, {k: left_out.get(k, 0) + more.get(k, 0) for k in {**left_out, **more}}
     n = max(1, round(data.val * len(molecules))) if data.val else 0
     if n >= len(molecules):
-        raise ConfigError(
-            f"data.val={data.val} of {len(molecules)} molecules leaves none to learn; set data.val=0"
-        )
+        raise ConfigError(f"data.val={data.val} of {len(molecules)} molecules leaves none to learn; set data.val=0")
     drawn = set(np.random.default_rng(config.training.seed).permutation(len(molecules))[:n].tolist())
     return (
         [m for k, m in enumerate(molecules) if k not in drawn],
@@ -204,9 +198,12 @@ def _model(config: GeneratorTraining, molecules: list[Structure]) -> EqgatDiff:
             conditions=Conditions.from_structures(molecules, names) if names else None,
             pockets=pockets,
         ).to(dtype)
-    if config.model.config:
-        raise ConfigError("model.config and model.init exclude each other: the start weights bring their own")
     start = load(config.model.init)
+    grown = replace(start.config, self_conditioning=True)
+    if config.model.config not in ({}, {"self_conditioning": True}):
+        raise ConfigError(
+            "with model.init, model.config can only be {self_conditioning: true}: the start weights bring the rest"
+        )
     if start.conditions is not None and start.conditions.names != tuple(names):
         raise ConfigError(f"model.init was trained with data.condition={list(start.conditions.names)}")
     if start.pockets is not None:
@@ -215,16 +212,25 @@ def _model(config: GeneratorTraining, molecules: list[Structure]) -> EqgatDiff:
         pockets = replace(pockets, elements=start.pockets.elements)
     torch.manual_seed(config.training.seed)
     model = EqgatDiff(
-        start.config,
+        grown if config.model.config else start.config,
         start.vocabulary.recounted(molecules),
         conditions=Conditions.from_structures(molecules, names, scale=start.conditions) if names else None,
         pockets=pockets,
     )
-    model.load_state_dict({**model.state_dict(), **start.state_dict()})
+    model.load_state_dict(_fitted(start.state_dict(), model.state_dict()))
     if names and start.conditions is None:  # at first as without properties
         torch.nn.init.zeros_(model.network.context_mix.weight)
     model.card = start.card
     return model.to(dtype)
+
+
+def _fitted(start: dict[str, Tensor], fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The start weights, with zeros for inputs that they did not have, and fresh weights for layers they lack."""
+    fitted = dict(fresh)
+    for name, value in start.items():
+        wider = fresh[name].ndim == 2 and fresh[name].shape[1] - value.shape[1]
+        fitted[name] = torch.nn.functional.pad(value, (0, wider)) if wider else value
+    return fitted
 
 
 def _steps_before(model: EqgatDiff) -> int:
@@ -257,9 +263,7 @@ def _header(
 ) -> dict[str, Any]:
     """What a checkpoint keeps of its training; names of files without their folders."""
     files = _files(config.data.train)
-    sections = {
-        name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")
-    }
+    sections = {name: to_dict(getattr(config, name)) for name in ("loss", "optimizer", "schedule", "training")}
     return {
         **Reference.of(molecules).to_header(),
         "provenance": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def evaluate(
         structures: all that were generated.
         vocabulary: of the training data, for total variations of elements, charges and bonds.
         reference: the training data: its distributions for Wasserstein distances, its valences for the learned
-            protocol, its SMILES for novelty and likeness.
+            protocol, its SMILES for novelty and likeness, those that were kept aside for memorisation.
         verdicts: of :func:`.chemistry.judge`, if at hand.
         fcd: also the Fréchet ChemNet distance, which takes a while; needs the reference's SMILES.
 
@@ -77,6 +77,8 @@ def evaluate(
         result["likeness"] = reference.likeness.of(distinct)
         if fcd:
             result["likeness"]["fcd"] = reference.likeness.fcd(distinct)
+        if reference.kept:
+            result["memory"] = memory(distinct, reference.known, reference.kept)
     if reference.distributions is not None:
         distances = Distributions.of(structures).wasserstein(reference.distributions)
         result["wasserstein"] = {k: {"value": v, "unit": UNITS[k]} for k, v in distances.items()}
@@ -104,6 +106,22 @@ def stability(
         }
         for name, found in atoms.items()
     }
+
+
+def memory(drawn: Collection[str], trained: Collection[str], kept: Collection[str]) -> dict[str, float | None]:
+    """Shares of the training molecules and of the kept ones that were drawn, and their ratio.
+
+    A generator that has learned the distribution draws a molecule as often whether it was trained on it or not: the
+    ratio is 1; one that recites has a larger one. Molecules in both sets count as trained on.
+
+    Args:
+        drawn, trained, kept: canonical SMILES.
+    """
+    found, known = set(drawn), set(trained)
+    fresh = set(kept) - known
+    of_trained = len(found & known) / max(len(known), 1)
+    of_kept = len(found & fresh) / max(len(fresh), 1)
+    return {"trained": of_trained, "kept": of_kept, "ratio": of_trained / of_kept if of_kept else None}
 
 
 def total_variations(structures: Sequence[Structure], vocabulary: Vocabulary) -> dict[str, float]:

@@ -17,6 +17,7 @@ from ..training.config import from_dict, option
 from .conditions import Conditions
 from .diffusion import Diffusion, DiffusionConfig
 from .eqgat import PRESETS, Eqgat, EqgatConfig, Prediction
+from .estimate import channel_numbers, estimate_channels
 from .hydrogens import implicit_hydrogens
 from .molecules import Encoded, Molecules, collate, count_edges, decode, encode
 from .open_valences import OpenValences
@@ -25,7 +26,10 @@ from .sampler import FixedPart, Guide, SamplerOptions, sample
 from .streams import Streams
 from .vocabulary import NO_BOND, Vocabulary
 
-MAX_EDGES = {"cpu": 10_000, "cuda": 60_000}  # ordered pairs of atoms at a time: what fits a CPU's cache, fills a GPU
+MAX_EDGES = {
+    "cpu": 10_000,
+    "cuda": 60_000,
+}  # ordered pairs of atoms at a time: what fits a CPU's cache, fills a GPU
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class EqgatDiffConfig:
 
     network: EqgatConfig = option(EqgatConfig(), "size of the network")
     diffusion: DiffusionConfig = option(DiffusionConfig(), "the noise")
+    self_conditioning: bool = option(
+        False, "the network also sees its last estimate, and counts of bonds; published: false"
+    )
 
 
 class Settings(TypedDict, total=False):
@@ -75,10 +82,12 @@ class EqgatDiff(nn.Module):
         super().__init__()
         self.config, self.vocabulary, self.card = config, vocabulary, {}
         self.conditions, self.pockets = conditions, pockets
+        classes = [len(c) for c in vocabulary.atoms.values()]
         self.network = Eqgat(
             config.network,
-            [len(c) for c in vocabulary.atoms.values()],
+            classes,
             len(vocabulary.bonds),
+            further=channel_numbers(sum(classes), len(vocabulary.bonds)) if config.self_conditioning else (0, 0),
             context=0 if conditions is None else len(conditions.names),
             pocket_classes=0 if pockets is None else pockets.n_classes,
         )
@@ -127,12 +136,13 @@ class EqgatDiff(nn.Module):
     def forward(self, noisy: Molecules, t: Tensor) -> Prediction:
         """The prediction of the clean molecules from x_t and the times ``(G,)``."""
         atoms, bonds = self.diffusion.channels(noisy)
+        if self.config.self_conditioning:
+            of_atoms, of_bonds = estimate_channels(noisy, atoms, bonds)
+            atoms, bonds = torch.cat([atoms, of_atoms], 1), torch.cat([bonds, of_bonds], 1)
         given = {"time": t / self.config.diffusion.steps, "context": noisy.context}
         pockets = noisy.pockets
         if pockets is None:
-            found: Prediction = self.network(
-                noisy.layout, atoms=atoms, bonds=bonds, positions=noisy.positions, **given
-            )
+            found: Prediction = self.network(noisy.layout, atoms=atoms, bonds=bonds, positions=noisy.positions, **given)
         else:
             graph = pockets.graph(noisy.positions)
             classes = torch.nn.functional.one_hot(pockets.classes, self.network.pocket_in.in_features)
@@ -239,7 +249,11 @@ class EqgatDiff(nn.Module):
         return self.pockets.encode(pocket)
 
     def _sizes(
-        self, numbers: np.ndarray, seed: int, atoms: int | tuple[int, int] | None, pocket: EncodedPocket | None
+        self,
+        numbers: np.ndarray,
+        seed: int,
+        atoms: int | tuple[int, int] | None,
+        pocket: EncodedPocket | None,
     ) -> np.ndarray:
         """Numbers of atoms of the molecules `numbers`, which depend on seed and number alone."""
         uniform = _uniform(seed, numbers, -1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..datasets.structure import Structure
 from .conditions import Conditions, property_of
+from .eqgat import Prediction
 from .hydrogens import implicit_hydrogens
 from .layout import Layout
 from .pocket import EncodedPocket, PocketFacts, Pockets
@@ -65,8 +66,7 @@ def encode(
     """
     check_bonds(structure, where)
     columns = [
-        classes.encode(atom_values(structure, name, where), name, where)
-        for name, classes in vocabulary.atoms.items()
+        classes.encode(atom_values(structure, name, where), name, where) for name, classes in vocabulary.atoms.items()
     ]
     n = structure.n_atoms
     none = vocabulary.bonds.values.index(NO_BOND)
@@ -93,6 +93,7 @@ class Molecules:
     state of Gaussian classes: their channels, ``(N, A)`` and ``(E, B)``.)
     positions: ``(N, 3)`` Å. weight: 0 for a batch with which a process only keeps in step with the others.
     context: ``(G, C)`` standardised properties. pockets: where the molecules lie, if anywhere.
+    estimate: the last prediction of the clean molecules, on the way from noise to molecules.
     """
 
     layout: Layout
@@ -102,12 +103,14 @@ class Molecules:
     weight: float = 1.0
     context: Tensor | None = None
     pockets: Pockets | None = None
+    estimate: Prediction | None = None
 
     def centred(self, x: Tensor) -> Tensor:
         """`x` ``(N, …)`` minus the mean of its molecule; inside a pocket, which gives the origin, `x` itself."""
         return self.layout.centred(x) if self.pockets is None else x
 
     def to(self, device: Any) -> Molecules:
+        """On another device, without the estimate."""
         return replace(
             self,
             layout=self.layout.to(device),
@@ -116,6 +119,7 @@ class Molecules:
             positions=self.positions.to(device),
             context=None if self.context is None else self.context.to(device),
             pockets=None if self.pockets is None else self.pockets.to(device),
+            estimate=None,
         )
 
 
@@ -148,9 +152,7 @@ def decode(batch: Molecules, vocabulary: Vocabulary) -> list[Structure]:
     return [_decode_one(vocabulary, *parts) for parts in zip(atoms, positions, bonds, strict=True)]
 
 
-def _decode_one(
-    vocabulary: Vocabulary, atoms: np.ndarray, positions: np.ndarray, bonds: np.ndarray
-) -> Structure:
+def _decode_one(vocabulary: Vocabulary, atoms: np.ndarray, positions: np.ndarray, bonds: np.ndarray) -> Structure:
     n = len(atoms)
     values = {name: classes.decode(atoms[:, k]) for k, (name, classes) in enumerate(vocabulary.atoms.items())}
     orders = np.zeros((n, n), dtype=np.int64)

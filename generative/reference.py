@@ -27,12 +27,13 @@ class Reference:
     """The training data as far as they are known; what is absent makes the numbers absent that need it.
 
     distributions: of lengths, angles, … . valences: which ones atoms have. smiles: canonical, as
-    :func:`.chemistry.canonical_smiles` writes them, distinct.
+    :func:`.chemistry.canonical_smiles` writes them, distinct. kept: likewise of molecules that were not trained on.
     """
 
     distributions: Distributions | None = None
     valences: ValenceTable | None = None
     smiles: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, structures: Sequence[Structure], smiles: Sequence[str] = ()) -> Reference:
@@ -76,6 +77,7 @@ class Reference:
             distributions=self.distributions or other.distributions,
             valences=self.valences or other.valences,
             smiles=self.smiles or other.smiles,
+            kept=self.kept or other.kept,
         )
 
     def to_header(self) -> dict[str, Any]:

@@ -95,9 +95,7 @@ class FixedPart:
         layout = self.known.layout
         if self.open_valences is not None:
             prediction = self.open_valences(prediction, noisy, t)
-        atoms = tuple(
-            _given(logits, self.known.atoms[:, k], self.fixed) for k, logits in enumerate(prediction.atoms)
-        )
+        atoms = tuple(_given(logits, self.known.atoms[:, k], self.fixed) for k, logits in enumerate(prediction.atoms))
         bonds = _given(prediction.bonds, self.bonds, self.fixed_pairs)
         positions = self.placed(prediction.positions)
         return Prediction(layout.centred(positions), atoms, bonds)
@@ -172,6 +170,7 @@ def sample(
                 if change is not None:
                     prediction = change(prediction, state, t)
             last = options.likeliest and s == 0
+            state = replace(state, estimate=prediction)
             state = diffusion.step(state, prediction, streams, t=t, s=s, eta=options.eta, likeliest=last)
         _tell(callback, diffusion, state, s)
     state = diffusion.classes(state)
@@ -191,8 +190,6 @@ def _given(logits: Tensor, classes: Tensor, fixed: Tensor) -> Tensor:
     return torch.where(fixed.unsqueeze(-1), certain, logits)
 
 
-def _tell(
-    callback: Callable[[Molecules, int], None] | None, diffusion: Diffusion, state: Molecules, s: int
-) -> None:
+def _tell(callback: Callable[[Molecules, int], None] | None, diffusion: Diffusion, state: Molecules, s: int) -> None:
     if callback is not None:
         callback(diffusion.classes(state), s)

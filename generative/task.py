@@ -42,9 +42,7 @@ class LossOptions:
         weights = {**TERM_WEIGHTS, **self.atoms}
         unknown = set(self.atoms) - set(variables)
         if unknown:
-            raise ConfigError(
-                f"loss.atoms: the data have no {sorted(unknown)[0]!r}, only {', '.join(variables)}"
-            )
+            raise ConfigError(f"loss.atoms: the data have no {sorted(unknown)[0]!r}, only {', '.join(variables)}")
         return [self.positions, *(weights.get(name, 1.0) for name in variables), self.bonds]
 
 
@@ -86,12 +84,19 @@ class GeneratorTask(Task):
             if training and batch.pockets is not None:
                 batch = replace(batch, pockets=batch.pockets.jittered(streams))
             noisy = diffusion.noised(batch, time, streams)
-        prediction = self.model(noisy, time)
+        prediction = self.model(self._with_estimate(noisy, time, training), time)
         terms = batch.weight * per_molecule(prediction, batch, diffusion.position_weights(time))
         totals = (terms * diffusion.weights[time].unsqueeze(1)).sum(0)
         counts = torch.full_like(totals, batch.weight * n)
         sums = torch.cat([terms.detach().sum(0), hits(prediction, batch), counts[:1]])
         return Losses(totals, counts.detach(), sums.double())
+
+    def _with_estimate(self, noisy: Molecules, time: Tensor, training: bool) -> Molecules:
+        """With the model's first estimate, if it conditions on one; in half of the training steps without."""
+        if not self.model.config.self_conditioning or (training and bool(torch.rand(()) < 0.5)):
+            return noisy
+        with torch.no_grad():
+            return replace(noisy, estimate=self.model(noisy, time))
 
     def weights(self, progress: float) -> list[float]:
         return self.term_weights
@@ -107,9 +112,7 @@ class GeneratorTask(Task):
         return report
 
     def summary(self, metrics: Mapping[str, float]) -> str:
-        accuracies = [
-            f"{name} {100 * metrics[f'{name}_accuracy']:.1f}%" for name in (*self.variables, "bond")
-        ]
+        accuracies = [f"{name} {100 * metrics[f'{name}_accuracy']:.1f}%" for name in (*self.variables, "bond")]
         name = "rmsd" if self.measure == "rmsd" else "noise rms"
         return f"{name} {metrics[self.measure]:.3f} Å  right " + "  ".join(accuracies)
 

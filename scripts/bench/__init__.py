@@ -99,14 +99,21 @@ def _add_generative(kinds: Any) -> None:
         metavar="K,…",
         help="network calls (default: those of 25,50,100 that the model has, and all its noise levels)",
     )
+    generative.add_argument("--eta", type=float, default=1.0, help="noise of the steps, 1 ancestral … 0 (default 1)")
     generative.add_argument(
-        "--eta", type=float, default=1.0, help="noise of the steps, 1 ancestral … 0 (default 1)"
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="of elements, charges and bonds (default 1)",
     )
     generative.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="of elements, charges and bonds (default 1)"
+        "--reference",
+        metavar="FILE",
+        help="SMILES or molecules of the training data, for novelty and likeness",
     )
     generative.add_argument(
-        "--reference", metavar="FILE", help="SMILES or molecules of the training data, for novelty and likeness"
+        "--kept", metavar="FILE", help="molecules kept aside from training: how much the model memorised"
     )
     generative.add_argument("--fcd", action="store_true", help="also the Fréchet ChemNet distance")
     generative.add_argument("--posebusters", action="store_true", help="also PoseBusters' checks")
@@ -129,9 +136,7 @@ def _add_hamiltonian(kinds: Any) -> None:
         epilog=f"example:\n  {HAMILTONIAN_EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    hamiltonian.add_argument(
-        "--sizes", metavar="ATOMS,…", default="20,40,80", help="molecules (default %(default)s)"
-    )
+    hamiltonian.add_argument("--sizes", metavar="ATOMS,…", default="20,40,80", help="molecules (default %(default)s)")
     hamiltonian.add_argument(
         "--sides",
         metavar="NAME,…",
@@ -195,6 +200,8 @@ def _generative(args: argparse.Namespace) -> None:
         raise UserError(f"-n {args.n} --seeds {args.seeds}: ask for at least one of each")
     if args.fcd and args.reference is None:
         raise UserError("--fcd compares with SMILES of the training data: name them by --reference")
+    if args.kept is not None and args.reference is None:
+        raise UserError("--kept compares with SMILES of the training data: name them by --reference")
     check_methods(posebusters=args.posebusters, methods=(args.strain,), fcd=args.fcd)
     plan = Plan(
         models=tuple(args.models),
@@ -205,6 +212,7 @@ def _generative(args: argparse.Namespace) -> None:
         temperature=args.temperature,
         device=check_device(args.device),
         reference=args.reference,
+        kept=args.kept,
         fcd=args.fcd,
         posebusters=args.posebusters,
         strain=args.strain,

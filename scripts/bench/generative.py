@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ class Plan:
     """What is drawn and which numbers are asked for.
 
     models: names or files. n: molecules per seed. steps: network calls; None: STEPS and all noise levels. reference:
-    file of training data. strain: mmff, gfn2 or a potential.
+    file of training data. kept: file of molecules that were kept aside. strain: mmff, gfn2 or a potential.
     """
 
     models: tuple[str, ...]
@@ -54,6 +54,7 @@ class Plan:
     temperature: float = 1.0
     device: str = "cpu"
     reference: str | None = None
+    kept: str | None = None
     fcd: bool = False
     posebusters: bool = False
     strain: str | None = None
@@ -77,6 +78,7 @@ def bench(plan: Plan) -> dict[str, Any]:
             "eta": plan.eta,
             "temperature": plan.temperature,
             "reference": Path(plan.reference).name if plan.reference else None,
+            "kept": Path(plan.kept).name if plan.kept else None,
             "interval": f"{100 * CONFIDENCE:.0f} %, Student's t over seeds",
         },
         "device": device_name(plan.device),
@@ -100,6 +102,8 @@ def _measure(plan: Plan, name: str, model: EqgatDiff) -> dict[str, Any]:
     reference = Reference.of_header(model.card)
     if plan.reference:
         reference = Reference.of_file(plan.reference, model.vocabulary).or_else(reference)
+    if plan.kept:
+        reference = replace(reference, kept=Reference.of_file(plan.kept, model.vocabulary).smiles)
     runs: dict[str, Any] = {}
     for steps in plan.steps or sorted({*(s for s in STEPS if s < levels), levels}):
         reports = list(_reports(plan, f"{Path(name).stem}, {steps} steps", model, reference, steps))
@@ -117,9 +121,7 @@ def _measure(plan: Plan, name: str, model: EqgatDiff) -> dict[str, Any]:
     }
 
 
-def _reports(
-    plan: Plan, label: str, model: EqgatDiff, reference: Reference, steps: int
-) -> Iterator[dict[str, Any]]:
+def _reports(plan: Plan, label: str, model: EqgatDiff, reference: Reference, steps: int) -> Iterator[dict[str, Any]]:
     """The report of each seed."""
     from ...generative.chemistry import judge
     from ...generative.metrics import evaluate
@@ -134,9 +136,7 @@ def _reports(
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         implicit = model.vocabulary.implicit_hydrogens
         verdicts = [judge(s, implicit_hydrogens=implicit) for s in structures]
-        report = evaluate(
-            structures, model.vocabulary, reference=reference, verdicts=verdicts, fcd=plan.fcd
-        )
+        report = evaluate(structures, model.vocabulary, reference=reference, verdicts=verdicts, fcd=plan.fcd)
         report["sampling"] = {
             "seed": seed,
             "seconds": wall,
@@ -193,9 +193,7 @@ def differences(runs: Mapping[str, Any]) -> dict[str, Any]:
             name: interval(
                 [
                     a - b
-                    for a, b in zip(
-                        run["numbers"][name]["values"], runs[most]["numbers"][name]["values"], strict=True
-                    )
+                    for a, b in zip(run["numbers"][name]["values"], runs[most]["numbers"][name]["values"], strict=True)
                 ]
             )
             for name in COMPARED

@@ -20,6 +20,7 @@ COLUMNS: tuple[tuple[str, str, float], ...] = (  # heading, number, factor
     ("W1 angle °", "wasserstein.angle.value", 1),
     ("W1 dihedral °", "wasserstein.dihedral.value", 1),
     ("KL %", "likeness.kl.value", 100),
+    ("seen/kept", "memory.ratio", 1),
     ("FCD", "likeness.fcd", 1),
     ("PoseBusters %", "posebusters.pass", 100),
     ("strain kcal/mol", "strain.energy_drop.median", 1),
@@ -32,9 +33,7 @@ DIFFERENCE = {"validity": "validity", "stability.corrected.molecule": "molecule 
 def table(record: dict[str, Any]) -> str:
     """Means and half widths of the intervals for each model and number of steps, with published lines below."""
     rows = _rows(record)
-    shown = [
-        column for column in COLUMNS if any(column[1] in numbers for _, _, numbers, own in rows if own)
-    ]
+    shown = [column for column in COLUMNS if any(column[1] in numbers for _, _, numbers, own in rows if own)]
     lines = [["model", "steps", *(heading for heading, _, _ in shown)]]
     for name, steps, numbers, _ in rows:
         lines.append([name, steps, *(_cell(numbers.get(key), factor) for _, key, factor in shown)])
@@ -62,7 +61,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         f"{len(settings['seeds'])} seeds of {settings['n_per_seed']} molecules, ± {settings['interval']}",
         "valid, stable, …: shares of all generated; unique: of the valid; novel: of the unique",
         "stable: molecules, corrected protocol (Kekulé valences); learned: valences as in the training data; "
-        "legacy: as published",
+        "legacy: as published; seen/kept: how often a training molecule is drawn beside one kept aside (1: no memory)",
         f"measured on {record['device']}, {record['threads']} threads",
     ]
     for name, model in record["models"].items():

@@ -10,7 +10,7 @@ from tesseral.datasets.structure import Structure
 from tesseral.generative.chemistry import judge, largest_fragment, n_fragments
 from tesseral.generative.geometry import Distributions, superposed_rmsd
 from tesseral.generative.library import library_metrics
-from tesseral.generative.metrics import evaluate, total_variations
+from tesseral.generative.metrics import evaluate, memory, total_variations
 from tesseral.generative.reference import Reference
 from tesseral.generative.strain import mmff, relaxed
 from tesseral.generative.vocabulary import Vocabulary
@@ -167,9 +167,7 @@ def test_rates_over_all_that_were_generated(small):
     vocabulary = Vocabulary.from_structures(good)
     bad = good[0].copy()
     bad.bonds = bad.bonds[:1]  # falls apart
-    result = evaluate(
-        [*good, good[1], bad], vocabulary, reference=Reference.of(good, ["CC#N"])
-    )
+    result = evaluate([*good, good[1], bad], vocabulary, reference=Reference.of(good, ["CC#N"]))
     assert result["n_generated"] == 6
     assert result["validity"] == pytest.approx(5 / 6)
     assert result["sanitised"] == 1
@@ -191,6 +189,12 @@ def test_total_variation_by_hand(small):
     only_carbon = Structure([6, 6], np.eye(2, 3), bonds=[[0, 1, 1]])
     found = total_variations([only_carbon], vocabulary)
     assert found["element"] == pytest.approx(2 / 3, abs=1e-4)
-    assert found["bond"] == pytest.approx(
-        4 / 3, abs=1e-4
-    )  # one pair, bonded; data: none, single, triple, a third each
+    assert found["bond"] == pytest.approx(4 / 3, abs=1e-4)  # one pair, bonded; data: none, single, triple, a third each
+
+
+def test_memory_counts_both_sets_and_nothing_twice():
+    """Of 4 trained molecules 2 are drawn, of 2 kept ones 1 (a third was trained on): ratio 1."""
+    trained = ("C", "CC", "CCC", "CO")
+    found = memory(["C", "CC", "CN"], trained, ("CN", "CCN", "CC"))
+    assert found == {"trained": 0.5, "kept": 0.5, "ratio": 1.0}
+    assert memory(["C", "CC", "N"], trained, ("CN",)) == {"trained": 0.5, "kept": 0.0, "ratio": None}

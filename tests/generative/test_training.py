@@ -1,6 +1,7 @@
 """Molecules of any file in the form in which they are learned, and a training from a configuration to a checkpoint."""
 
 import gzip
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,9 +125,7 @@ def test_geometries_of_qm9_take_the_bonds_of_its_smiles(shared_data):
 def configuration(tmp_path, **changes):
     data = {
         "run": str(tmp_path / "run"),
-        "model": {
-            "config": {"preset": "cpu", "network": {"scalars": 16, "layers": 2}, "diffusion": {"steps": 10}}
-        },
+        "model": {"config": {"preset": "cpu", "network": {"scalars": 16, "layers": 2}, "diffusion": {"steps": 10}}},
         "data": {"train": str(tmp_path / "set.sdf"), "val": 0.2, "batch_size": 8},
         "training": {"epochs": 2, "threads": 1, "tensorboard": False, "save_every": 1},
     }
@@ -198,6 +197,26 @@ def test_fine_tuning_takes_classes_from_the_start_and_frequencies_from_the_data(
     write(tmp_path / "few.sdf", [embedded("CCF")] * 6, overwrite=True)
     with pytest.raises(DataError, match=r"element 9 .*vocabulary"):
         train(from_dict(GeneratorTraining, {"run": str(tmp_path / "third")}, base=tuned))
+
+
+def test_start_weights_learn_to_see_their_estimate(tmp_path):
+    write(tmp_path / "set.sdf", [embedded(s) for s in ("CCO", "CC#N", "CCN", "CC=O") * 4])
+    train(configuration(tmp_path, training={"epochs": 15}))
+    init = str(tmp_path / "run" / "model.safetensors")
+    tuned = {"run": str(tmp_path / "tuned"), "model": {"config": {"self_conditioning": True}, "init": init}}
+    config = from_dict(GeneratorTraining, tuned, base=configuration(tmp_path))
+    train(config)
+    model = tesseral.load(tmp_path / "tuned" / "model.safetensors")
+    assert model.config.self_conditioning
+    assert len(model.sample(2, seed=1)) == 2
+    for name in ("atoms_in", "bonds_in"):
+        before = getattr(tesseral.load(init).network, name).weight
+        after = getattr(model.network, name).weight
+        assert after[:, before.shape[1] :].abs().max() > 0
+    for other in ({"preset": "cpu"}, {"self_conditioning": False}):
+        wrong = replace(config, model=replace(config.model, config=other), run=str(tmp_path / "wrong"))
+        with pytest.raises(ConfigError, match=r"can only be \{self_conditioning: true\}"):
+            train(wrong)
 
 
 def test_data_options_are_checked(tmp_path):

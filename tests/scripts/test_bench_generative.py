@@ -34,7 +34,9 @@ def model(tmp_path_factory):
 def test_record_table_and_figure(model, tmp_path, capsys):
     (tmp_path / "train.smi").write_text("\n".join(SMILES))
     out = tmp_path / "record.json"
+    (tmp_path / "kept.smi").write_text("CC\nCO\nCC#N\n")
     command = ["bench", "generative", model, "-n", "20", "--seeds", "2", "--steps", "2,4", "--strain", "mmff"]
+    command += ["--kept", str(tmp_path / "kept.smi")]
     assert main([*command, "--reference", str(tmp_path / "train.smi"), "-o", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "EQGAT-diff (published)" in shown and "2 seeds of 20 molecules" in shown
@@ -47,6 +49,7 @@ def test_record_table_and_figure(model, tmp_path, capsys):
     for run in tiny["runs"].values():
         for seed, report in enumerate(run["seeds"]):
             assert report["n_generated"] == 20 and report["sampling"]["seed"] == seed
+            assert set(report["memory"]) == {"trained", "kept", "ratio"}
             assert run["numbers"]["validity"]["values"][seed] == report["validity"]
         assert run["numbers"]["sampling.molecules_per_second"]["mean"] > 0
         assert {"stability.learned.molecule", "wasserstein.bond.value", "likeness.kl.value"} <= set(run["numbers"])
@@ -84,6 +87,7 @@ def test_intervals_by_hand():
         (["--steps", "9"], "1..8 steps"),
         (["-n", "0"], "at least one"),
         (["--fcd", "-n", "2", "--seeds", "1"], "--reference"),
+        (["--kept", "kept.smi"], "--reference"),
     ],
 )
 def test_mistakes_are_told_in_one_line(model, capsys, options, text):
