@@ -20,10 +20,11 @@ from .eqgat import PRESETS, Eqgat, EqgatConfig, Prediction
 from .estimate import channel_numbers, estimate_channels
 from .hydrogens import implicit_hydrogens
 from .molecules import Encoded, Molecules, collate, count_edges, decode, encode
-from .open_valences import OpenValences
 from .pocket import EncodedPocket, PocketFacts
+from .room import LargestValences, OpenValences
 from .sampler import FixedPart, Guide, SamplerOptions, sample
 from .streams import Streams
+from .valences import ValenceTable
 from .vocabulary import NO_BOND, Vocabulary
 
 MAX_EDGES = {
@@ -212,6 +213,10 @@ class EqgatDiff(nn.Module):
         edges = np.array([count_edges(int(k), around) for k in sizes[order]], dtype=np.int64)
         wanted = MAX_EDGES.get(self.device.type, MAX_EDGES["cuda"]) if max_edges is None else max_edges
         limit = max(wanted, int(edges.max(initial=1)))
+        guides: list[Guide] = [] if guide is None else [guide]
+        if self.bounded(options):
+            largest = ValenceTable.from_dict(self.card["valences"]).largest()
+            guides.append(LargestValences(largest, self.vocabulary, self.device))
         was_training = self.training
         self.eval()
         try:
@@ -226,7 +231,7 @@ class EqgatDiff(nn.Module):
                     numbers=torch.from_numpy(members + first).to(self.device),
                     options=options,
                     fixed=None if core is None else self._fixed(core, sizes[members], room),
-                    guide=guide,
+                    guides=guides,
                     callback=callback,
                     context=None if values is None else self._context(values[members]),
                     pockets=() if around is None else [around] * len(members),
@@ -237,6 +242,10 @@ class EqgatDiff(nn.Module):
                 yield (members + first).tolist(), structures
         finally:
             self.train(was_training)
+
+    def bounded(self, options: SamplerOptions | None) -> bool:
+        """Whether bonds stay within the largest valences of the training data, which a trained model brings along."""
+        return "valences" in self.card and not (options and options.free_valences)
 
     def _pocket(self, pocket: Structure | None, fixed: Structure | None) -> EncodedPocket | None:
         if (pocket is None) != (self.pockets is None):

@@ -14,8 +14,8 @@ from .diffusion import Diffusion
 from .eqgat import Prediction
 from .layout import Layout
 from .molecules import Molecules
-from .open_valences import OpenValences
 from .pocket import EncodedPocket, Pockets
+from .room import OpenValences
 from .schedule import strided_times
 from .streams import Streams
 
@@ -36,6 +36,7 @@ class SamplerOptions:
     resample: rounds per step, going back into the noise in between; helps a fixed part and its surroundings to agree.
     likeliest: the last step takes the likeliest classes; published: they are drawn.
     temperature: divides the logits of classes; below 1 the unlikely ones, which few steps cannot mend, come up less.
+    free_valences: atoms may get more bonds than any of their kind has in the training data (published).
 
     Raises:
         UserError: values out of range.
@@ -46,6 +47,7 @@ class SamplerOptions:
     resample: int = 1
     likeliest: bool = False
     temperature: float = 1.0
+    free_valences: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1 or self.resample < 1 or (self.calls is not None and self.calls < 1):
@@ -128,7 +130,7 @@ def sample(
     numbers: Tensor | None = None,
     options: SamplerOptions | None = None,
     fixed: FixedPart | None = None,
-    guide: Guide | None = None,
+    guides: Sequence[Guide] = (),
     callback: Callable[[Molecules, int], None] | None = None,
     context: Tensor | None = None,
     pockets: Sequence[EncodedPocket] = (),
@@ -141,7 +143,7 @@ def sample(
         n_atoms: ``(G,)`` int64 atoms of each molecule.
         seed, numbers: `numbers` ``(G,)`` names the random stream of each molecule; None counts from 0.
         options: steps and noise.
-        fixed: atoms that are given. guide: changes predictions, before `fixed` does.
+        fixed: atoms that are given. guides: change predictions one after the other, before `fixed` does.
         callback: called with x_s (classes as integers) and s after the start (s = T) and each step.
         context: ``(G, C)`` standardised properties. pockets: one for each molecule, or none at all.
 
@@ -161,14 +163,14 @@ def sample(
     around = Pockets.around(layout, pockets, dtype) if pockets else None
     state = diffusion.prior(layout, streams, dtype, context=context, pockets=around)
     _tell(callback, diffusion, state, steps)
+    changes: list[Guide] = [*guides, *([] if fixed is None else [fixed])]
     for t, s in pairwise(times):
         for repeat in range(options.resample if s else 1):
             if repeat:
                 state = diffusion.again(state, streams, t=t, s=s)
             prediction = _sharpened(denoiser(state, torch.full_like(n_atoms, t)), options.temperature)
-            for change in (guide, fixed):
-                if change is not None:
-                    prediction = change(prediction, state, t)
+            for change in changes:
+                prediction = change(prediction, state, t)
             last = options.likeliest and s == 0
             state = replace(state, estimate=prediction)
             state = diffusion.step(state, prediction, streams, t=t, s=s, eta=options.eta, likeliest=last)

@@ -41,6 +41,10 @@ class ValenceTable:
         """Whether each atom ``(n,)`` has a valence that its element and charge have in the data."""
         return np.array([valence in self.counts.get(kind, ()) for kind, valence in _atoms(structure)], dtype=bool)
 
+    def largest(self) -> dict[Kind, float]:
+        """The largest sum of bond orders by element and charge, an aromatic bond 1.5."""
+        return {kind: max(1.5 * a + other for a, other in counts) for kind, counts in self.counts.items()}
+
     def to_dict(self) -> dict[str, dict[str, int]]:
         """Plain data for JSON: ``{"7:+1": {"0:4": 12}}``."""
         return {

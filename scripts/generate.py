@@ -26,6 +26,7 @@ from ._wishes import clashes, wishes
 if TYPE_CHECKING:
     from ..datasets.structure import Structure
     from ..generative.model import EqgatDiff
+    from ..generative.sampler import SamplerOptions
 
 EXAMPLE = "tesseral generate runs/generator/best.safetensors -n 100 -o molecules.sdf --steps 100 --json quality.json"
 CHUNK = 500  # molecules between saves of unfinished work
@@ -52,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="T",
         help="of elements, charges and bonds; below 1 fewer are invalid, and less varied (default 1)",
+    )
+    parser.add_argument(
+        "--free-valences",
+        action="store_true",
+        help="let atoms have more bonds than any of their kind in the training data: the network as published",
     )
     parser.add_argument("--atoms", metavar="18|12-24", help="atoms of each molecule (default: as in the training data)")
     parser.add_argument(
@@ -167,10 +173,8 @@ def _chunks(args: argparse.Namespace, model: EqgatDiff, wished: dict[str, Any]) 
     """Molecules by number; each chunk is kept in a hidden file until the whole output is written."""
     from ..datasets.read import read
     from ..datasets.store_writer import write_store
-    from ..generative.sampler import SamplerOptions
 
-    options = SamplerOptions(args.steps, args.eta, resample=args.resample, temperature=args.temperature)
-    settings: dict[str, Any] = {"seed": args.seed, "options": options, **wished}
+    settings: dict[str, Any] = {"seed": args.seed, "options": _options(args), **wished}
     settings["atoms"] = _range("--atoms", args.atoms) if args.fix is None else _range("--add-atoms", args.add_atoms)
     settings["fixed"] = None if args.fix is None else _core(args.fix, model)
     if args.batch is not None:
@@ -188,6 +192,18 @@ def _chunks(args: argparse.Namespace, model: EqgatDiff, wished: dict[str, Any]) 
         yield chunk
 
 
+def _options(args: argparse.Namespace) -> SamplerOptions:
+    from ..generative.sampler import SamplerOptions
+
+    return SamplerOptions(
+        args.steps,
+        args.eta,
+        resample=args.resample,
+        temperature=args.temperature,
+        free_valences=args.free_valences,
+    )
+
+
 def _kept(args: argparse.Namespace, first: int) -> Path:
     """Hidden file of the molecules from number `first` on; its name holds what they depend on."""
     import hashlib
@@ -198,6 +214,7 @@ def _kept(args: argparse.Namespace, first: int) -> Path:
         args.steps,
         args.eta,
         args.temperature,
+        args.free_valences,
         args.atoms,
         args.fix,
         args.add_atoms,
@@ -270,6 +287,7 @@ def _report(
         "model": Path(args.model).name,
         "steps": args.steps or model.config.diffusion.steps,
         "seed": args.seed,
+        "valences": "within the training data" if model.bounded(_options(args)) else "free",
         "device": args.device,
         "seconds": round(seconds, 2),
         "molecules_per_second": len(batch.structures) / seconds,

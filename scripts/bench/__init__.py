@@ -108,6 +108,9 @@ def _add_generative(kinds: Any) -> None:
         help="of elements, charges and bonds (default 1)",
     )
     generative.add_argument(
+        "--free-valences", action="store_true", help="the network alone, without bounds by the training data"
+    )
+    generative.add_argument(
         "--reference",
         metavar="FILE",
         help="SMILES or molecules of the training data, for novelty and likeness",
@@ -210,6 +213,7 @@ def _generative(args: argparse.Namespace) -> None:
         steps=_steps(args.steps),
         eta=args.eta,
         temperature=args.temperature,
+        free_valences=args.free_valences,
         device=check_device(args.device),
         reference=args.reference,
         kept=args.kept,

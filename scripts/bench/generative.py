@@ -52,6 +52,7 @@ class Plan:
     steps: tuple[int, ...] | None = None
     eta: float = 1.0
     temperature: float = 1.0
+    free_valences: bool = False
     device: str = "cpu"
     reference: str | None = None
     kept: str | None = None
@@ -77,6 +78,7 @@ def bench(plan: Plan) -> dict[str, Any]:
             "seeds": list(plan.seeds),
             "eta": plan.eta,
             "temperature": plan.temperature,
+            "free_valences": plan.free_valences,
             "reference": Path(plan.reference).name if plan.reference else None,
             "kept": Path(plan.kept).name if plan.kept else None,
             "interval": f"{100 * CONFIDENCE:.0f} %, Student's t over seeds",
@@ -128,7 +130,7 @@ def _reports(plan: Plan, label: str, model: EqgatDiff, reference: Reference, ste
     from ...generative.sampler import SamplerOptions
     from .._cli import progress
 
-    options = SamplerOptions(calls=steps, eta=plan.eta, temperature=plan.temperature)
+    options = SamplerOptions(steps, plan.eta, temperature=plan.temperature, free_valences=plan.free_valences)
     model.sample(WARM_UP, options=SamplerOptions(calls=min(2, steps)))
     for seed in progress(plan.seeds, description=label, unit="seeds"):
         wall, cpu = time.perf_counter(), time.process_time()

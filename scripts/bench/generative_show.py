@@ -62,6 +62,9 @@ def notes(record: dict[str, Any]) -> list[str]:
         "valid, stable, …: shares of all generated; unique: of the valid; novel: of the unique",
         "stable: molecules, corrected protocol (Kekulé valences); learned: valences as in the training data; "
         "legacy: as published; seen/kept: how often a training molecule is drawn beside one kept aside (1: no memory)",
+        "bonds as the network draws them"
+        if settings["free_valences"]
+        else "bonds of an atom within the largest valence that its kind has in the training data",
         f"measured on {record['device']}, {record['threads']} threads",
     ]
     for name, model in record["models"].items():

@@ -261,7 +261,7 @@ def test_guide_changes_predictions():
         first[:, wanted] = 1e4
         return prediction._replace(atoms=(first, *prediction.atoms[1:]))
 
-    out = sample(denoise, diffusion, torch.tensor([6]), seed=0, guide=carbon, dtype=torch.float64)
+    out = sample(denoise, diffusion, torch.tensor([6]), seed=0, guides=[carbon], dtype=torch.float64)
     assert bool((out.atoms[:, 0] == wanted).all())
 
 
