@@ -33,12 +33,10 @@ class DiffusionConfig:
     bond_exponent: float = option(1.5, "exponent of the schedule of bonds")
     atom_exponent: float = option(1.0, "exponent of the schedule of elements, charges and further variables")
     classes: Literal["categorical", "gaussian"] = option(
-        "categorical",
-        "noise of elements, charges, bonds: categorical (published), or Gaussian on one-hot channels",
+        "categorical", "noise of elements, charges, bonds: categorical (published), or Gaussian on one-hot channels"
     )
     target: Literal["data", "noise"] = option(
-        "data",
-        "what the network's coordinates are: the clean molecule (published), or x_t plus the noise in it",
+        "data", "what the network's coordinates are: the clean molecule (published), or x_t plus the noise in it"
     )
     amplitude: Literal["level", "root"] = option(
         "level", "amplitude of the clean coordinates: the schedule's level (published), or its root"

@@ -23,14 +23,7 @@ Graph = list[Tensor]
 
 
 def message(
-    a: Tensor,
-    y: Tensor,
-    w: Tensor,
-    rows: Graph,
-    columns: Graph,
-    paths: list[int],
-    size: int,
-    transposed: bool,
+    a: Tensor, y: Tensor, w: Tensor, rows: Graph, columns: Graph, paths: list[int], size: int, transposed: bool
 ) -> Tensor:
     """The form with z open, or with x open when transposed, see `weighted`."""
     pointers, order, sender = columns if transposed else rows

@@ -123,27 +123,13 @@ def _differentiable(value: Tensor, arguments: dict[str, Tensor], opened: str, gr
 
 
 def _message_fake(
-    a: Tensor,
-    y: Tensor,
-    w: Tensor,
-    rows: Graph,
-    columns: Graph,
-    paths: list[int],
-    size: int,
-    transposed: bool,
+    a: Tensor, y: Tensor, w: Tensor, rows: Graph, columns: Graph, paths: list[int], size: int, transposed: bool
 ) -> Tensor:
     return a.new_empty((columns if transposed else rows)[0].shape[0] - 1, size, a.shape[2])
 
 
 def _message_autograd(
-    a: Tensor,
-    y: Tensor,
-    w: Tensor,
-    rows: Graph,
-    columns: Graph,
-    paths: list[int],
-    size: int,
-    transposed: bool,
+    a: Tensor, y: Tensor, w: Tensor, rows: Graph, columns: Graph, paths: list[int], size: int, transposed: bool
 ) -> Tensor:
     value: Tensor = below_autograd(message_op, a, y, w, rows, columns, paths, size, transposed)
     if not recording(a, y, w):

@@ -74,10 +74,7 @@ def run(args: argparse.Namespace) -> int | None:
             resume=args.resume,
             overwrite=args.force,
             collect=args.collect,
-            provenance={
-                "command": list(COMMAND_LINE.get()),
-                "sources": [Path(p).name for p in args.molecules],
-            },
+            provenance={"command": list(COMMAND_LINE.get()), "sources": [Path(p).name for p in args.molecules]},
             progress=lambda done: bar.update(done - bar.n),
         )
     _report(args, summary, len(work), str(options.level))

@@ -82,12 +82,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(
             args.json,
-            {
-                "model": args.model,
-                "molecules": records,
-                "units": UNITS,
-                **({"scf": summary} if summary else {}),
-            },
+            {"model": args.model, "molecules": records, "units": UNITS, **({"scf": summary} if summary else {})},
         )
 
 

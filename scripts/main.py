@@ -21,10 +21,7 @@ COMMANDS = {
     "relax": ("tesseral.scripts.relax", "relax structures to the nearest energy minimum"),
     "md": ("tesseral.scripts.md", "molecular dynamics"),
     "generate": ("tesseral.scripts.generate", "draw molecules from a trained generator"),
-    "hamiltonian": (
-        "tesseral.scripts.hamiltonian",
-        "predicted Fock matrices, orbital energies, starts of an SCF",
-    ),
+    "hamiltonian": ("tesseral.scripts.hamiltonian", "predicted Fock matrices, orbital energies, starts of an SCF"),
     "export": ("tesseral.scripts.export", "compile a model into one file for C++ hosts and small systems"),
     "report": ("tesseral.scripts.report", "one static HTML page of a training or MD run"),
     "demo": ("tesseral.scripts.demo", "train, evaluate, relax and simulate in a few minutes, with a report"),

@@ -37,9 +37,7 @@ def main() -> None:
     parser.add_argument("name", help="name of the shipped model; NAME.card.yaml lies beside this file")
     parser.add_argument("--bench", type=Path, required=True, help="record of `tesseral bench generative`")
     parser.add_argument(
-        "--data",
-        type=Path,
-        help="the training data, where the checkpoint lacks their valences (older versions)",
+        "--data", type=Path, help="the training data, where the checkpoint lacks their valences (older versions)"
     )
     args = parser.parse_args()
     card = yaml.safe_load((HERE / f"{args.name}.card.yaml").read_text(encoding="utf-8"))

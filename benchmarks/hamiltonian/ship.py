@@ -87,10 +87,7 @@ def page(name: str, card: dict[str, Any], metrics: dict[str, Any], functional: s
         "|---|---|",
     ]
     lines += [f"| {text} | {test[key]['mae']:.4g} {test[key]['unit']} |" for key, text in SHOWN.items() if key in test]
-    for key, text in (
-        ("similarity", "similarity of occupied orbitals"),
-        ("subspace", "overlap of occupied spaces"),
-    ):
+    for key, text in (("similarity", "similarity of occupied orbitals"), ("subspace", "overlap of occupied spaces")):
         if key in test:
             lines.append(f"| {text} | {test[key]['mean']:.6g} % |")
     if "scf" in metrics:
@@ -102,10 +99,7 @@ def page(name: str, card: dict[str, Any], metrics: dict[str, Any], functional: s
                 f"({scf['n_molecules']} molecules) |"
             )
         difference = scf["largest_energy_difference"]["value"]
-        lines += [
-            "",
-            f"The converged energies of all starts agree within {difference:.0e} Eh (conv_tol 1e-9).",
-        ]
+        lines += ["", f"The converged energies of all starts agree within {difference:.0e} Eh (conv_tol 1e-9)."]
     return "\n".join(lines) + "\n"
 
 

@@ -20,14 +20,7 @@ from .targets import from_target
 
 MICRO = 1e6
 MILLI = 1e3
-UNITS = {
-    "hamiltonian": "µEh",
-    "guess": "µEh",
-    "orbital_energies": "µEh",
-    "homo": "mEh",
-    "lumo": "mEh",
-    "gap": "mEh",
-}
+UNITS = {"hamiltonian": "µEh", "guess": "µEh", "orbital_energies": "µEh", "homo": "mEh", "lumo": "mEh", "gap": "mEh"}
 
 
 def level_of(model: HamiltonianModel) -> Level:

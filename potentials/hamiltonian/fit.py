@@ -29,8 +29,7 @@ class HamiltonianNetwork:
 
     architecture: Literal["sphnet", "qhnet"] = option("sphnet", "sphnet or qhnet (ignored with init)")
     config: dict[str, Any] = option(
-        {},
-        "hyper-parameters: {preset: small}, and what differs from the preset: {channels: 64, sparsity: 0.5}",
+        {}, "hyper-parameters: {preset: small}, and what differs from the preset: {channels: 64, sparsity: 0.5}"
     )
     target: Literal["delta", "full", "orthogonal"] = option(
         "delta",
@@ -79,11 +78,7 @@ def train(config: HamiltonianTraining, *, resume: bool = False, force: bool = Fa
             test.level.require_same(train_set.level, "data.test", "data.train")
         steps = config.training.epochs * _batches(config, train_set, chosen)
         model = _model(config, train_set, steps)
-        shape: dict[str, Any] = {
-            "target": model.target,
-            "dtype": model.dtype,
-            "orbitals": config.loss.orbitals,
-        }
+        shape: dict[str, Any] = {"target": model.target, "dtype": model.dtype, "orbitals": config.loss.orbitals}
         samples = Samples(train_set, chosen, model.layout, **shape)
         if config.model.init is None and not resume:
             model.scales.copy_(samples.scales())

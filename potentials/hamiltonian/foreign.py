@@ -288,8 +288,7 @@ def in_pyscf_order(raw: Label, basis: str, where: str) -> Label:
                 overlap = raw.overlap[np.ix_(order, order)]
                 return replace(raw, positions=raw.positions * unit, hamiltonian=matrix, overlap=overlap)
     raise DataError(
-        f"{raw.name}: the stored overlap is that of no known unit and orbital order (off by {worst:.1e})",
-        where,
+        f"{raw.name}: the stored overlap is that of no known unit and orbital order (off by {worst:.1e})", where
     )
 
 

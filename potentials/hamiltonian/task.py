@@ -62,11 +62,7 @@ class HamiltonianTask(Task):
     model: HamiltonianModel
 
     def __init__(
-        self,
-        model: HamiltonianModel,
-        loss: LossOptions | None = None,
-        *,
-        header: Mapping[str, Any] | None = None,
+        self, model: HamiltonianModel, loss: LossOptions | None = None, *, header: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
         self.model, self.loss, self.header = model, loss or LossOptions(), dict(header or {})
@@ -157,14 +153,7 @@ def error_sums(error: Blocks, masks: tuple[Tensor, Tensor], molecules: Molecules
     total = zeros.index_add(0, molecules.batch, own).index_add(0, molecules.pair_batch, 2 * lower)
     count = zeros.index_add(0, molecules.batch, n_own.double())
     count = count.index_add(0, molecules.pair_batch, 2.0 * n_lower.double())
-    parts = [
-        (total / count).sum(),
-        count.new_tensor(len(count)),
-        own.sum(),
-        n_own.sum(),
-        lower.sum(),
-        n_lower.sum(),
-    ]
+    parts = [(total / count).sum(), count.new_tensor(len(count)), own.sum(), n_own.sum(), lower.sum(), n_lower.sum()]
     return torch.stack([x.double() for x in parts])
 
 

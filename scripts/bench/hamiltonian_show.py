@@ -20,10 +20,7 @@ def table(record: dict[str, Any]) -> str:
             for side in SIDES:
                 if side in peaks or side in found["times"].get(path, {}):
                     cells = [_time(found["times"].get(path, {}).get(side)), _ratio(found, path, side)]
-                    cells += [
-                        f"{peaks[side]['allocated']:.0f}" if side in peaks else "–",
-                        _share(peaks, side),
-                    ]
+                    cells += [f"{peaks[side]['allocated']:.0f}" if side in peaks else "–", _share(peaks, side)]
                     rows.append([n, str(found["facts"]["pairs"]), path, side, *cells])
     return "\n".join([aligned(rows), "", *notes(record)])
 

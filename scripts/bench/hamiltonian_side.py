@@ -44,11 +44,7 @@ def main() -> None:
 def alkane(n_atoms: int) -> tuple[np.ndarray, np.ndarray]:
     """Atomic numbers ``(n,)`` and positions ``(n, 3)`` Å of a coiled chain C_k H_2k+2, cut or completed to n atoms."""
     bond, angle, turn = 1.53, np.radians(112.0), np.radians(63.0)
-    carbons = [
-        np.zeros(3),
-        np.array([bond, 0, 0]),
-        np.array([bond * (1 - np.cos(angle)), bond * np.sin(angle), 0]),
-    ]
+    carbons = [np.zeros(3), np.array([bond, 0, 0]), np.array([bond * (1 - np.cos(angle)), bond * np.sin(angle), 0])]
     while 3 * len(carbons) + 2 < n_atoms + 3:
         a, b, c = carbons[-3:]
         along = (c - b) / np.linalg.norm(c - b)

@@ -16,16 +16,7 @@ from tesseral.generative.valences import ValenceTable
 from tesseral.generative.vocabulary import Vocabulary
 
 ACIDS = [f"{'C' * n}C(=O)O" for n in range(1, 9)]
-RINGS = [
-    "c1ccccc1O",
-    "c1ccccc1N",
-    "c1ccncc1C",
-    "C1CCCCC1O",
-    "c1ccc2ccccc2c1",
-    "c1ccoc1C",
-    "C1CCNC1",
-    "c1ccccc1F",
-]
+RINGS = ["c1ccccc1O", "c1ccccc1N", "c1ccncc1C", "C1CCCCC1O", "c1ccc2ccccc2c1", "c1ccoc1C", "C1CCNC1", "c1ccccc1F"]
 
 
 def test_a_set_is_like_itself_and_unlike_others():

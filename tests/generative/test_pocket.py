@@ -51,20 +51,7 @@ def test_pdb_files_give_amino_acids_and_ions(tmp_path):
     path = tmp_path / "p.pdb"
     path.write_text(PDB)
     protein = read_protein(path)
-    assert protein.numbers.tolist() == [
-        7,
-        6,
-        6,
-        8,
-        7,
-        6,
-        6,
-        7,
-        6,
-        6,
-        34,
-        30,
-    ]  # no H, water, ligand, second CA
+    assert protein.numbers.tolist() == [7, 6, 6, 8, 7, 6, 6, 7, 6, 6, 34, 30]  # no H, water, ligand, second CA
     assert protein.arrays["residue"].tolist() == [0] * 4 + [1] * 3 + [2] * 4 + [3]
     np.testing.assert_allclose(protein.positions[1], [1.5, 0, 0])
     path.write_text("HETATM    1  O   HOH A   4       3.000   3.000   3.000  1.00  0.00           O\nEND\n")

@@ -25,18 +25,7 @@ def test_pretraining_and_fine_tuning_run_as_one_command(tmp_path, monkeypatch):
     tiny = {"config": {"preset": "cpu", "network": network, "diffusion": {"steps": 20}}}
     monkeypatch.setattr(module, "MODEL", tiny)
     monkeypatch.setitem(module.COMMON, "data", {**module.COMMON["data"], "val": 0.5, "batch_size": 4})
-    command = [
-        str(many),
-        str(few),
-        str(tmp_path / "out"),
-        "--draw",
-        "10",
-        "--threads",
-        "1",
-        "--epochs",
-        "30",
-        "30",
-    ]
+    command = [str(many), str(few), str(tmp_path / "out"), "--draw", "10", "--threads", "1", "--epochs", "30", "30"]
     module.main([*command, "--pretrain", "15"])
     found = json.loads((tmp_path / "out" / "pretraining.json").read_text())
     assert (found["n_pretrain"], found["n_finetune"]) == (15, 16)

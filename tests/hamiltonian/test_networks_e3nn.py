@@ -95,11 +95,7 @@ def test_expansion(double, basis, lmax):
     from tesseral.scripts.bench.hamiltonian_peer import expand
 
     operator, n = Expansion(layout(basis), lmax, 4), (lmax + 1) ** 2
-    x, weights, biases = (
-        draw(3, n, 4),
-        draw(3, operator.n_weights, seed=1),
-        draw(3, operator.n_biases, seed=2),
-    )
+    x, weights, biases = draw(3, n, 4), draw(3, operator.n_weights, seed=1), draw(3, operator.n_biases, seed=2)
     flat = torch.cat([x[:, l * l : (l + 1) ** 2].transpose(1, 2).flatten(1) for l in range(lmax + 1)], dim=1)
     found = operator([x], weights, biases)
     assert torch.allclose(found, expand(operator, flat, weights, biases), atol=1e-12)

@@ -88,10 +88,7 @@ def test_sphnet_rows(sphnet):
             count(model.diagonal_networks[0], model.pair_networks[0]),
             (2 * 247_680, 2 * 1_325_088),
         ),
-        "bias networks": (
-            count(model.diagonal_networks[1], model.pair_networks[1]),
-            (2 * 18_318, 2 * 23_607),
-        ),
+        "bias networks": (count(model.diagonal_networks[1], model.pair_networks[1]), (2 * 18_318, 2 * 23_607)),
     }
     assert (model.expansion.n_weights, model.expansion.n_biases) == (weights, biases)
     assert {name: found for name, (found, _) in rows.items()} == {name: n[k] for name, (_, n) in rows.items()}

@@ -107,12 +107,7 @@ class Exact:
     """Stands for a network: the converged matrix of a geometry, with an error."""
 
     def __init__(self, error=0.0):
-        self.error, self.card, self.target, self.layout = (
-            error,
-            {"level": PBE.header()},
-            "full",
-            layout("def2-svp"),
-        )
+        self.error, self.card, self.target, self.layout = error, {"level": PBE.header()}, "full", layout("def2-svp")
 
     def matrix(self, structure):
         made = label(structure, PBE).hamiltonian

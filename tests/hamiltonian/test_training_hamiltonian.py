@@ -274,15 +274,7 @@ def test_command_writes_orbitals_charges_and_saved_cycles(checkpoint, tmp_path, 
     water, hydrogen = "3\n\nO 0 0 0.117\nH 0 0.757 -0.47\nH 0.1 -0.757 -0.47\n", "2\n\nH 0 0 0\nH 0 0 0.74\n"
     molecules = write_xyz(tmp_path / "m.xyz", water + hydrogen)
     out = tmp_path / "out.h5"
-    arguments = [
-        str(checkpoint),
-        str(molecules),
-        "-o",
-        str(out),
-        "--scf",
-        "--json",
-        str(tmp_path / "out.json"),
-    ]
+    arguments = [str(checkpoint), str(molecules), "-o", str(out), "--scf", "--json", str(tmp_path / "out.json")]
     extra = ["--dos", str(tmp_path / "dos.png"), "--cube", "homo", "--spacing", "0.6"]
     assert main(["hamiltonian", *arguments, *extra]) == 0
     shown = capsys.readouterr().out

@@ -79,10 +79,7 @@ def test_facet_keeps_no_norm_of_an_old_radius():
     model = model.double().requires_grad_(False)
     for scales in model.layers[0].norm.parameters():
         scales.fill_(0.5)
-    species, vectors = (
-        torch.zeros(2, dtype=torch.int64),
-        torch.tensor([[0.0, 0.3, 1.0], [0.0, -0.3, -1.0]]).double(),
-    )
+    species, vectors = torch.zeros(2, dtype=torch.int64), torch.tensor([[0.0, 0.3, 1.0], [0.0, -0.3, -1.0]]).double()
     plan = GraphPlan.build(torch.tensor([[1, 0], [0, 1]]), torch.tensor([0, 1, 2]))
     before = model.atomic_energies(species, vectors, plan)
     kept = model._norm._value

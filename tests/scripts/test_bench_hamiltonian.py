@@ -77,18 +77,7 @@ def test_the_peer_can_be_absent_or_too_large(tiny, monkeypatch, capsys):
 
 def test_a_wrong_result_is_said(tiny, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(hamiltonian_side.TOLERANCES, "float64", 1e-30)
-    words = [
-        "bench",
-        "hamiltonian",
-        "--preset",
-        "small",
-        "--sizes",
-        "5",
-        "--sides",
-        "sphnet",
-        "--repeats",
-        "1",
-    ]
+    words = ["bench", "hamiltonian", "--preset", "small", "--sizes", "5", "--sides", "sphnet", "--repeats", "1"]
     assert main([*words, "--paths", "forward"]) == 1
     assert "WRONG: sphnet, rotated molecule" in capsys.readouterr().out
 

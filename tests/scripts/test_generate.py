@@ -73,15 +73,7 @@ def test_real_molecules_come_back_from_the_file_as_they_were(tmp_path):
     from tesseral.generative.molecules import collate, decode, encode
     from tesseral.scripts._molecules import Batch, write_molecules
 
-    texts = (
-        "C[C@H](N)C(=O)[O-]",
-        "F/C=C/Cl",
-        "C[N+](C)(C)C",
-        "c1cc[nH]c1",
-        "CS(=O)(=O)C",
-        "C[S@](=O)CC",
-        "O",
-    )
+    texts = ("C[C@H](N)C(=O)[O-]", "F/C=C/Cl", "C[N+](C)(C)C", "c1cc[nH]c1", "CS(=O)(=O)C", "C[S@](=O)CC", "O")
     for hydrogens in ("add", "remove"):
         real = [prepared(embedded(s), MoleculeOptions(hydrogens=hydrogens)) for s in texts]
         vocabulary = Vocabulary.from_structures(real)

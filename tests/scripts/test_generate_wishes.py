@@ -110,18 +110,7 @@ def test_molecules_lie_in_the_frame_of_the_protein(in_pockets, protein, tmp_path
     out, numbers = tmp_path / "x.sdf", tmp_path / "m.json"
     where = [20.0, 1.5, 3.0]
     code, shown = run(
-        capsys,
-        in_pockets,
-        "-n",
-        8,
-        "-o",
-        out,
-        "--pocket",
-        protein,
-        "--ligand-center",
-        *where,
-        "--json",
-        numbers,
+        capsys, in_pockets, "-n", 8, "-o", out, "--pocket", protein, "--ligand-center", *where, "--json", numbers
     )
     assert code == 0
     assert "nearer than 2.5 Å" in shown.out
@@ -132,17 +121,7 @@ def test_molecules_lie_in_the_frame_of_the_protein(in_pockets, protein, tmp_path
     ligand = prepared(embedded("CCO"), MoleculeOptions())
     ligand.positions += np.array(where) - ligand.positions.mean(0)
     write(tmp_path / "ref.sdf", [ligand])
-    command = [
-        in_pockets,
-        "-n",
-        2,
-        "-o",
-        tmp_path / "y.sdf",
-        "--pocket",
-        protein,
-        "--json",
-        tmp_path / "n.json",
-    ]
+    command = [in_pockets, "-n", 2, "-o", tmp_path / "y.sdf", "--pocket", protein, "--json", tmp_path / "n.json"]
     code, shown = run(capsys, *command, "--reference-ligand", tmp_path / "ref.sdf")
     assert code == 0
     assert 3 <= json.loads((tmp_path / "n.json").read_text())["pocket"]["pocket_atoms"] <= 15
