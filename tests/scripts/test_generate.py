@@ -13,6 +13,7 @@ from tesseral.generative.chemistry import core_rmsd, judge, located
 from tesseral.generative.data import MoleculeOptions, embedded, prepared
 from tesseral.generative.geometry import Distributions
 from tesseral.generative.model import EqgatDiff
+from tesseral.generative.reference import Reference
 from tesseral.generative.vocabulary import Vocabulary
 from tesseral.scripts import generate
 from tesseral.scripts.main import main
@@ -85,6 +86,26 @@ def test_real_molecules_come_back_from_the_file_as_they_were(tmp_path):
         found = [Chem.MolToSmiles(mol) for mol in Chem.SDMolSupplier(str(out))]
         assert found == [Chem.CanonSmiles(s) for s in texts]
         assert found == [v.isomeric_smiles for v in verdicts]
+
+
+def test_valences_are_bounded_by_the_training_data_unless_freed(model, molecules, tmp_path):
+    """A network that likes single bonds everywhere, with and without a table of valences; the report says which."""
+    generator = load(model)
+    generator.network.bonds_out.bias.data[1] += 8.0
+    known = save(generator, tmp_path / "known.safetensors", Reference.of(molecules).to_header())
+    unknown = save(generator, tmp_path / "unknown.safetensors")
+
+    def drawn(checkpoint, *options):
+        out, numbers = tmp_path / "x.sdf", tmp_path / "m.json"
+        command = ["generate", str(checkpoint), "-n", "40", "-o", str(out), "--json", str(numbers), "--atoms", "5"]
+        assert main([*command, "--force", *options]) == 0
+        report = json.loads(numbers.read_text())
+        return report["sampling"]["valences"], report["failures"].get("valence too large", 0)
+
+    bounded, free = drawn(known), drawn(known, "--free-valences")
+    assert (bounded[0], free[0]) == ("within the training data", "free")
+    assert bounded[1] < 0.7 * free[1]
+    assert drawn(unknown) == free  # the same draws without a table
 
 
 def test_interrupted_work_is_taken_up(model, tmp_path, monkeypatch, capsys):
