@@ -104,7 +104,7 @@ def test_valences_are_bounded_by_the_training_data_unless_freed(model, molecules
 
     bounded, free = drawn(known), drawn(known, "--free-valences")
     assert (bounded[0], free[0]) == ("within the training data", "free")
-    assert bounded[1] < 0.7 * free[1]
+    assert bounded[1] <= free[1] - 5
     assert drawn(unknown) == free  # the same draws without a table
 
 
