@@ -1,6 +1,7 @@
 """Molecules inside pockets: the file, the cut, the joint graph, symmetries, and whether molecules find their place."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,13 +112,13 @@ def pairs(small, smiles=("CC#N", "CC=O"), offset=6.0):
     return molecules
 
 
-def generator(molecules, *, steps=20, seed=0, perturb=0.0, **network):
+def generator(molecules, *, steps=20, seed=0, perturb=0.0, self_conditioning=False, **network):
     """An untrained generator in pockets."""
     sizes = {"scalars": 24, "vectors": 8, "edges": 8, "layers": 3, "norm": "corrected", **network}
     facts = PocketFacts.from_structures(molecules, 6.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = {"network": sizes, "diffusion": {"steps": steps}}
+        config = {"network": sizes, "diffusion": {"steps": steps}, "self_conditioning": self_conditioning}
         model = EqgatDiff.from_config(config, Vocabulary.from_structures(molecules), pockets=facts)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -204,6 +205,21 @@ def test_pairs_do_not_feel_the_batch(small):
         part = slice(3 * k, 3 * k + 3)
         torch.testing.assert_close(alone.positions, together.positions[part])
         torch.testing.assert_close(alone.bonds, together.bonds[part])
+
+
+def test_an_estimate_is_seen_and_turns_along(small):
+    molecules = pairs(small)
+    model = generator(molecules, perturb=0.1, self_conditioning=True).double()
+    rotation, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
+    t, turn = torch.tensor([5, 14]), torch.from_numpy(rotation).T
+    here, there = batch_of(model, molecules), batch_of(model, moved(molecules, rotation, np.zeros(3)))
+    guess = model(here, t)
+    before = model(replace(here, estimate=guess), t)
+    assert float((before.bonds - guess.bonds).detach().abs().max()) > 1e-4
+    after = model(replace(there, estimate=guess._replace(positions=guess.positions @ turn)), t)
+    torch.testing.assert_close(after.positions, before.positions @ turn)
+    torch.testing.assert_close(after.bonds, before.bonds)
+    assert len(model.sample(2, pocket=molecules[0].info["pocket"], options=SamplerOptions(3))) == 2
 
 
 def test_pocket_atoms_stay_where_they_are(small):

@@ -16,12 +16,13 @@ from tesseral.training.task import Trainee
 OPTIONS = MoleculeOptions(hydrogens="remove", extra=["ring", "aromatic", "hybridisation"])
 
 
-def learned(molecules, *, steps=220, extra=(), **diffusion):
+def learned(molecules, *, steps=220, extra=(), self_conditioning=False, **diffusion):
     """A small generator that has seen the molecules for `steps` steps, and its losses."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = {"scalars": 32, "vectors": 8, "edges": 8, "layers": 3, "norm": "corrected"}
         config = {"network": network, "diffusion": {"steps": 20, **diffusion}}
+        config["self_conditioning"] = self_conditioning
         model = EqgatDiff.from_config(config, Vocabulary.from_structures(molecules, extra=extra))
         batch = collate(encode_all(molecules * (20 // len(molecules)), model.vocabulary))
         trainee = Trainee(
@@ -41,8 +42,9 @@ def learned(molecules, *, steps=220, extra=(), **diffusion):
         {"classes": "gaussian"},
         {"target": "noise", "weighting": "uniform", "amplitude": "root"},
         {"classes": "gaussian", "target": "noise", "weighting": "uniform", "amplitude": "root"},
+        {"self_conditioning": True},
     ],
-    ids=["gaussian classes", "noise", "both"],
+    ids=["gaussian classes", "noise", "both", "self-conditioning"],
 )
 def test_variants_of_the_design_study_learn(small, variant):
     """Graphs and bond lengths of two molecules come back."""
