@@ -2,13 +2,13 @@
 
     python benchmarks/generative/ship.py RUN/best.safetensors eqgat-qm9-noh --bench benchmarks/results/generative.json
 
-The record comes from `tesseral bench generative RUN/best.safetensors -o …`; the card from NAME.card.yaml.
+The records come from `tesseral bench generative RUN/best.safetensors -o …`, that of the network alone with
+`--free-valences`; the card from NAME.card.yaml.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="best.safetensors of a run")
     parser.add_argument("name", help="name of the shipped model; NAME.card.yaml lies beside this file")
     parser.add_argument("--bench", type=Path, required=True, help="record of `tesseral bench generative`")
+    parser.add_argument("--free", type=Path, help="record of the same with --free-valences")
     parser.add_argument(
         "--data", type=Path, help="the training data, where the checkpoint lacks their valences (older versions)"
     )
@@ -43,21 +44,16 @@ def main() -> None:
     card = yaml.safe_load((HERE / f"{args.name}.card.yaml").read_text(encoding="utf-8"))
     record = json.loads(args.bench.read_text(encoding="utf-8"))
     measured = record["models"][args.checkpoint.stem]
-    runs = {steps: run["numbers"] for steps, run in measured["runs"].items()}
+    model = load(args.checkpoint)
     metrics = {
         "n_per_seed": record["settings"]["n_per_seed"],
         "seeds": record["settings"]["seeds"],
-        "steps": {
-            steps: {
-                key: {k: value[k] for k in ("mean", "half_width")}
-                for key, value in numbers.items()
-                if not key.startswith("sampling.")
-            }
-            for steps, numbers in runs.items()
-        },
-        "training": training_facts(args.checkpoint.parent),
+        "steps": quality(measured),
+        "training": training_facts(model.card),
     }
-    model = load(args.checkpoint)
+    if args.free is not None:
+        free = json.loads(args.free.read_text(encoding="utf-8"))
+        metrics["free_valences"] = quality(free["models"][args.checkpoint.stem])
     folder = weights("generative")
     folder.mkdir(exist_ok=True)
     reference = Reference.of_header(model.card)
@@ -69,11 +65,22 @@ def main() -> None:
     (folder / f"{args.name}.md").write_text(page_of_card, encoding="utf-8")
 
 
-def training_facts(run: Path) -> dict[str, float]:
-    """Epochs, steps and time of a training, from its log."""
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]
-    return {key: float(last[key]) for key in ("epoch", "step", "time_s") if last.get(key)}
+def quality(measured: dict[str, Any]) -> dict[str, Any]:
+    """Mean and half width of every number but the speed, by steps."""
+    return {
+        steps: {
+            key: {k: value[k] for k in ("mean", "half_width")}
+            for key, value in run["numbers"].items()
+            if not key.startswith("sampling.")
+        }
+        for steps, run in measured["runs"].items()
+    }
+
+
+def training_facts(header: dict[str, Any]) -> dict[str, float]:
+    """Steps and seconds that these weights were trained for, and the steps of the weights that they started from."""
+    found = {key: float(header["training_metrics"][key]) for key in ("epoch", "step", "time_s")}
+    return {**found, "steps_before": header["provenance"]["steps_before"]}
 
 
 def page(name: str, card: dict[str, Any], metrics: dict[str, Any], parameters: int) -> str:
@@ -83,7 +90,8 @@ def page(name: str, card: dict[str, Any], metrics: dict[str, Any], parameters: i
     lines += [f"- **{key.capitalize()}.** {card[key]}" for key in ("data", "licence")]
     lines += [
         f"- **Parameters.** {parameters:,}",
-        f"- **Training.** {training['step']:,.0f} steps, {training['time_s'] / 60:.0f} min on one CPU core",
+        f"- **Training.** {training['step']:,.0f} steps, {training['time_s'] / 60:.0f} min on one CPU core"
+        + (f", from weights of {training['steps_before']:,} steps" if training["steps_before"] else ""),
         "",
         "## Not for",
         "",
@@ -100,6 +108,9 @@ def page(name: str, card: dict[str, Any], metrics: dict[str, Any], parameters: i
         if all(key in numbers for numbers in metrics["steps"].values()):
             cells = [percent(numbers[key]) for numbers in metrics["steps"].values()]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    if "free_valences" in metrics:
+        cells = [percent(numbers["validity"]) for numbers in metrics["free_valences"].values()]
+        lines.append("| valid, one fragment, with `--free-valences` | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
