@@ -21,9 +21,9 @@ from .estimate import channel_numbers, estimate_channels
 from .hydrogens import implicit_hydrogens
 from .molecules import Encoded, Molecules, collate, count_edges, decode, encode
 from .pocket import EncodedPocket, PocketFacts
-from .room import LargestValences, OpenValences
 from .sampler import FixedPart, Guide, SamplerOptions, sample
 from .streams import Streams
+from .valence_guides import LargestValences, OpenValences
 from .valences import ValenceTable
 from .vocabulary import NO_BOND, Vocabulary
 

@@ -15,9 +15,9 @@ from .eqgat import Prediction
 from .layout import Layout
 from .molecules import Molecules
 from .pocket import EncodedPocket, Pockets
-from .room import OpenValences
 from .schedule import strided_times
 from .streams import Streams
+from .valence_guides import OpenValences
 
 Denoiser = Callable[[Molecules, Tensor], Prediction]
 """x_t and the times ``(G,)`` of its molecules to the prediction of x_0."""

@@ -12,8 +12,8 @@ from tesseral.generative.hydrogens import implicit_hydrogens
 from tesseral.generative.layout import Layout
 from tesseral.generative.molecules import Molecules
 from tesseral.generative.reference import Reference
-from tesseral.generative.room import LargestValences, OpenValences
 from tesseral.generative.sampler import SamplerOptions
+from tesseral.generative.valence_guides import LargestValences, OpenValences
 from tesseral.generative.valences import ValenceTable
 from tesseral.generative.vocabulary import Classes, Vocabulary
 
