@@ -27,6 +27,7 @@ COLUMNS: tuple[tuple[str, str, float], ...] = (  # heading, number, factor
     ("molecules/s", "sampling.molecules_per_second", 1),
     ("per CPU s", "sampling.molecules_per_cpu_second", 1),
 )
+SHARE = 100  # %
 DIFFERENCE = {"validity": "validity", "stability.corrected.molecule": "molecule stability (corrected)"}
 
 
@@ -83,41 +84,48 @@ def figure(record: dict[str, Any], path: str | Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from .._figures import BLUE, SOFT, STYLE, TEAL, WARM
+    from .._figures import STYLE
 
     panels = (
-        ("valid, %", "validity", 100, False),
-        ("molecules stable (corrected), %", "stability.corrected.molecule", 100, False),
-        ("W1 of angles, °", "wasserstein.angle.value", 1, False),
-        ("molecules/s", "sampling.molecules_per_second", 1, True),
+        ("valid, %", "validity", 100),
+        ("stable (corrected), %", "stability.corrected.molecule", 100),
+        ("W1 of angles, °", "wasserstein.angle.value", 1),
+        ("molecules/s", "sampling.molecules_per_second", 1),
     )
     with mpl.rc_context({**STYLE, "savefig.transparent": False}):
         drawing = Figure(figsize=(11, 3.2), layout="constrained")
-        for axes, (title, key, factor, logarithmic) in zip(drawing.subplots(1, len(panels)), panels, strict=True):
-            for (name, model), colour in zip(record["models"].items(), (TEAL, BLUE, WARM, SOFT) * 9, strict=False):
-                found = [(int(s), run["numbers"].get(key)) for s, run in model["runs"].items()]
-                known = [(s, number) for s, number in found if number is not None]
-                if known:
-                    axes.errorbar(
-                        [s for s, _ in known],
-                        [factor * number["mean"] for _, number in known],
-                        [factor * (number["half_width"] or 0) for _, number in known],
-                        marker="o",
-                        markersize=4,
-                        capsize=2,
-                        color=colour,
-                        label=name,
-                    )
+        for axes, (title, key, factor) in zip(drawing.subplots(1, len(panels)), panels, strict=True):
+            _curves(axes, record, key, factor)
             _published(axes, record, key, factor)
             axes.set(title=title, xlabel="network calls", xscale="log")
-            if logarithmic:
-                axes.set_yscale("log")
             ticks = sorted({int(s) for model in record["models"].values() for s in model["runs"]})
             axes.set_xticks(ticks, [str(s) for s in ticks])
+            if key == "sampling.molecules_per_second":
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+            elif factor == SHARE:
+                axes.set_ylim(top=min(axes.get_ylim()[1], SHARE))
             axes.minorticks_off()
         handles, labels = drawing.axes[0].get_legend_handles_labels()
         drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
         drawing.savefig(path, dpi=200)
+
+
+def _curves(axes: Any, record: dict[str, Any], key: str, factor: float) -> None:
+    """One line with intervals for each model that has the number; a share ends at 100 %."""
+    from .._figures import BLUE, SOFT, TEAL, WARM
+
+    for (name, model), colour in zip(record["models"].items(), (TEAL, BLUE, WARM, SOFT) * 9, strict=False):
+        known = [(int(s), run["numbers"][key]) for s, run in model["runs"].items() if run["numbers"].get(key)]
+        if known:
+            steps, numbers = zip(*known, strict=True)
+            means = [factor * number["mean"] for number in numbers]
+            halves = [factor * (number["half_width"] or 0) for number in numbers]
+            above = [
+                min(half, SHARE - mean) if factor == SHARE else half for mean, half in zip(means, halves, strict=True)
+            ]
+            axes.errorbar(steps, means, [halves, above], marker="o", markersize=4, capsize=2, color=colour, label=name)
 
 
 def _published(axes: Any, record: dict[str, Any], key: str, factor: float) -> None:
