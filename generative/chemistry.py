@@ -15,11 +15,11 @@ import numpy as np
 from ..datasets.elements import NUMBERS
 from ..datasets.structure import Structure
 from .geometry import superposed_rmsd
+from .valences import AROMATIC
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-AROMATIC = 4
 LARGEST_SHIFT = 1e-3  # Å, RMSD up to which a fixed part counts as unchanged
 MOST_MATCHES = 1000
 FARTHEST = 1e4  # Å, what the columns of an SD file hold

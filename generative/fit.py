@@ -199,7 +199,6 @@ def _model(config: GeneratorTraining, molecules: list[Structure]) -> EqgatDiff:
             pockets=pockets,
         ).to(dtype)
     start = load(config.model.init)
-    grown = replace(start.config, self_conditioning=True)
     if config.model.config not in ({}, {"self_conditioning": True}):
         raise ConfigError(
             "with model.init, model.config can only be {self_conditioning: true}: the start weights bring the rest"
@@ -212,7 +211,7 @@ def _model(config: GeneratorTraining, molecules: list[Structure]) -> EqgatDiff:
         pockets = replace(pockets, elements=start.pockets.elements)
     torch.manual_seed(config.training.seed)
     model = EqgatDiff(
-        grown if config.model.config else start.config,
+        replace(start.config, **config.model.config),
         start.vocabulary.recounted(molecules),
         conditions=Conditions.from_structures(molecules, names, scale=start.conditions) if names else None,
         pockets=pockets,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..datasets.structure import Structure
+from .valences import AROMATIC
 
-AROMATIC, CARBON = 4, 6
+CARBON = 6
 VALENCES: dict[int, tuple[int, ...]] = {
     **dict.fromkeys((1, 3, 9, 11, 17, 35), (1,)),
     **dict.fromkeys((5, 13, 7), (3,)),

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .eqgat import Prediction
 from .molecules import Molecules
+from .valences import AROMATIC, AROMATIC_ORDER
 from .vocabulary import Vocabulary
 
-AROMATIC = 4  # value of the class
 REFUSED = -1e4  # logit
 
 
@@ -65,7 +65,7 @@ class LargestValences:
         elements, charges = (vocabulary.atoms[name].values for name in ("element", "charge"))
         table = [[largest.get((z, q), float("inf")) for q in charges] for z in elements]
         self.largest = torch.tensor(table, device=device)
-        orders = [1.5 if value == AROMATIC else value for value in vocabulary.bonds.values]
+        orders = [AROMATIC_ORDER if value == AROMATIC else value for value in vocabulary.bonds.values]
         self.orders = torch.tensor(orders, dtype=torch.float32, device=device)
 
     def __call__(self, prediction: Prediction, noisy: Molecules, t: int) -> Prediction:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..datasets.structure import Structure
 
-AROMATIC = 4
+AROMATIC, AROMATIC_ORDER = 4, 1.5  # code in `Structure.bonds`; what such a bond counts in a sum of orders
 Kind = tuple[int, int]  # atomic number, formal charge
 Valence = tuple[int, int]  # aromatic bonds, sum of the other orders
 
@@ -43,7 +43,7 @@ class ValenceTable:
 
     def largest(self) -> dict[Kind, float]:
         """The largest sum of bond orders by element and charge, an aromatic bond 1.5."""
-        return {kind: max(1.5 * a + other for a, other in counts) for kind, counts in self.counts.items()}
+        return {kind: max(AROMATIC_ORDER * a + other for a, other in counts) for kind, counts in self.counts.items()}
 
     def to_dict(self) -> dict[str, dict[str, int]]:
         """Plain data for JSON: ``{"7:+1": {"0:4": 12}}``."""

@@ -155,3 +155,7 @@ def test_drawn_molecules_stay_within_the_valences_of_their_data_unless_asked(sma
     free, within = excess(free_valences=True), excess()
     assert free > 0.6
     assert within < 0.6 * free  # independent draws of an untrained network still exceed them together
+
+
+def test_a_single_atom_has_nothing_to_bound():
+    assert bounded([(6, 0)], torch.zeros(0, 4), {(6, 0): 4.0}).shape == (0, 4)
